@@ -1,0 +1,41 @@
+# Everything a developer or CI does, by name. `just` alone lists it; where just is missing: npx -y rust-just <recipe>.
+
+export GOFLAGS := "-trimpath -buildvcs=false"
+
+version := `git describe --tags --always --dirty 2>/dev/null || echo dev`
+ldflags := "-s -w -X shoal/cli.version=" + version
+
+default:
+    @just --list --unsorted
+
+# three peers on this machine: real containers, raft, tunnel and VIPs; Ctrl-C ends it and leaves nothing behind (root)
+lab *ARGS: build
+    bin/peer lab {{ARGS}}
+
+# the whole suite, set-up included: this is what CI runs (root)
+test: setup shim lint
+    bash hack/test.sh
+
+# the linter with the import rules of ARCHITECTURE.md
+lint: setup
+    bash hack/lint.sh
+
+# the figures of the README's table, as ratios measured in one run (root)
+bench *ARGS: build
+    bin/peer bench {{ARGS}}
+
+# bin/peer, with the small runtime binary carried inside
+build: setup shim
+    go build -ldflags "{{ldflags}}" -o bin/ ./cli/peer
+
+# the small static binary that is shim and OCI runtime, compressed for embedding
+shim: setup
+    bash hack/shim.sh
+
+# the Debian packages that building and testing need, only if missing
+setup:
+    bash hack/setup.sh
+
+# remove what was built
+clean:
+    rm -rf bin .tools
