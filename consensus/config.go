@@ -1,0 +1,113 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/lni/dragonboat/v4/config"
+
+	"shoal/consensus/store"
+)
+
+// The peer services that a Host listens on and dials.
+const (
+	// ServiceRaft carries raft messages and snapshots between replicas.
+	ServiceRaft = "shoal/raft"
+	// ServiceStore carries reads, proposals and watches from peers that hold no
+	// replica of a shard.
+	ServiceStore = "shoal/store"
+)
+
+// MetaShard is the number of the meta shard. Data shards count from 1.
+const MetaShard uint64 = 0
+
+// MaxClockOffset is how far this peer's clock may be ahead of the other peers'
+// before it stops stamping revisions, and how far ahead of its own clock it
+// believes another's stamp.
+const MaxClockOffset = 2 * time.Second
+
+// Config is what a Host needs from its peer.
+type Config struct {
+	// PeerID is this peer's identity: the raft address, resolved by Dial.
+	PeerID string
+	// ClusterID names the cluster. A folder of another cluster is refused.
+	ClusterID string
+	// Dir is the data folder, created 0700.
+	Dir string
+	// Listen opens this peer's end of a service. Accepted connections should have
+	// a method PeerID() string with the caller's proven identity; where they have,
+	// raft messages in another peer's name are dropped.
+	Listen func(service string) (net.Listener, error)
+	// Dial reaches a peer by its ID, wherever its address is now.
+	Dial func(ctx context.Context, peerID, service string) (net.Conn, error)
+	// Peers lists the peers believed alive, this one included or not. It is asked
+	// when a shard has to be found before its assignment is known. Nil is none.
+	Peers func() []string
+	// Offset is how far this peer's clock is ahead of its peers' median; ok is
+	// false as long as that is not known. Nil is never known.
+	Offset func() (ahead time.Duration, ok bool)
+	// DataShards is the number of data shards that Found makes. Default 8.
+	DataShards int
+	// History bounds each shard's record of past changes. It must be the same on
+	// every peer of a cluster. Zero fields have defaults (64 MiB, 10 minutes).
+	History store.Limits
+	// MaxTransaction is the largest encoded transaction, in bytes. Default 8 MiB,
+	// at most 32 MiB.
+	MaxTransaction int
+	// SnapshotEntries is how many log entries lie between two snapshots of a shard.
+	// Default 10,000.
+	SnapshotEntries uint64
+	// RTT is raft's tick: ten of them are an election timeout. Default 50 ms.
+	RTT time.Duration
+	// FS replaces the disk in simulations: *vfs.MemFS or *vfs.ErrorFS of lni/vfs.
+	// Nil is the host's disk.
+	FS config.IFS
+	// Frugal keeps dragonboat to one worker per kind and the smallest buffers, for
+	// tests and simulations with many hosts in one process. Like the rest of the
+	// engine's layout it is frozen at the folder's first start.
+	Frugal bool
+	// Logger is where the host reports. Default slog.Default().
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.PeerID == "" || c.ClusterID == "" || c.Dir == "" {
+		return c, errors.New("consensus: PeerID, ClusterID and Dir are mandatory")
+	}
+	if c.Listen == nil || c.Dial == nil {
+		return c, errors.New("consensus: Listen and Dial are mandatory")
+	}
+	if c.Peers == nil {
+		c.Peers = func() []string { return nil }
+	}
+	if c.Offset == nil {
+		c.Offset = func() (time.Duration, bool) { return 0, false }
+	}
+	if c.DataShards == 0 {
+		c.DataShards = 8
+	}
+	if c.DataShards < 1 || c.DataShards > store.MaxShard {
+		return c, fmt.Errorf("consensus: %d data shards: must be 1 to %d", c.DataShards, store.MaxShard)
+	}
+	if c.MaxTransaction == 0 {
+		c.MaxTransaction = 8 << 20
+	}
+	if c.MaxTransaction < 0 || c.MaxTransaction > 32<<20 {
+		return c, fmt.Errorf("consensus: MaxTransaction %d: must be at most 32 MiB", c.MaxTransaction)
+	}
+	if c.SnapshotEntries == 0 {
+		c.SnapshotEntries = 10_000
+	}
+	if c.RTT == 0 {
+		c.RTT = 50 * time.Millisecond
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	c.History = c.History.WithDefaults()
+	return c, nil
+}
