@@ -1,0 +1,90 @@
+package placement
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Verb says what a Change does to its object.
+type Verb string
+
+// The verbs, as the API knows them. Update writes everything but status, UpdateStatus only status.
+const (
+	Create       Verb = "create"
+	Update       Verb = "update"
+	UpdateStatus Verb = "update-status"
+	Delete       Verb = "delete"
+)
+
+// Change is one write that a decision wants.
+type Change struct {
+	Verb Verb
+	// Object is the object as it shall be (for Delete: as it was seen). Its kind is its Go type;
+	// TypeMeta is not set. A Create carries the UID that its children in the same Plan name as
+	// their owner; when the API assigns another one, the later changes must be told (see Reown).
+	Object Object
+	// UID and ResourceVersion must still be the stored ones; empty means no such condition.
+	// The second change of a Plan to one object carries no ResourceVersion, because the first
+	// has moved it.
+	UID             types.UID
+	ResourceVersion string
+	// GracePeriodSeconds is for Delete; nil means the object's own period.
+	GracePeriodSeconds *int64
+	// Propagation is for Delete; nil means the kind's default.
+	Propagation *metav1.DeletionPropagation
+	// Events are to be recorded when the change has been committed.
+	Events []Event
+}
+
+// Event is what users see under "Events" of an object.
+type Event struct {
+	Regarding Object
+	Type      string // corev1.EventTypeNormal or EventTypeWarning
+	Reason    string
+	Message   string
+	Component string // reporting controller, by upstream's name
+}
+
+// Plan is what shall change, in order, and when the same question should be asked again even
+// if nothing happens (zero: never). All changes of a Plan belong to one namespace and can commit
+// as one transaction.
+type Plan struct {
+	Changes []Change
+	Recheck time.Time
+	// Failure says why the plan does less than it was asked for, in words for a condition or a
+	// log line; empty when it does not.
+	Failure string
+}
+
+// Add appends changes.
+func (p *Plan) Add(changes ...Change) { p.Changes = append(p.Changes, changes...) }
+
+// RecheckAt keeps the earliest of the times asked for.
+func (p *Plan) RecheckAt(t time.Time) {
+	if !t.IsZero() && (p.Recheck.IsZero() || t.Before(p.Recheck)) {
+		p.Recheck = t
+	}
+}
+
+// Updating returns an Update or UpdateStatus of an object, conditioned on the version seen.
+func Updating(verb Verb, seen, want Object, events ...Event) Change {
+	return Change{Verb: verb, Object: want, UID: seen.GetUID(), ResourceVersion: seen.GetResourceVersion(), Events: events}
+}
+
+// Reown replaces an owner's planned UID by the one it was given, in the changes still to come.
+// Objects in changes are the plan's own, so they are modified in place.
+func Reown(changes []Change, planned, given types.UID) {
+	for i := range changes {
+		refs := changes[i].Object.GetOwnerReferences()
+		for j := range refs {
+			if refs[j].UID == planned {
+				refs[j].UID = given
+			}
+		}
+		if len(refs) > 0 && changes[i].Verb == Create {
+			changes[i].Object.SetOwnerReferences(refs)
+		}
+	}
+}

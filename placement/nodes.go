@@ -1,0 +1,246 @@
+package placement
+
+import (
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// HostPort is a port that a pod occupies on its node.
+type HostPort struct {
+	IP       string // "0.0.0.0" means every address
+	Protocol corev1.Protocol
+	Port     int32
+}
+
+// Conflicts tells whether two pods cannot have p and o on one node.
+func (p HostPort) Conflicts(o HostPort) bool {
+	return p.Port == o.Port && p.Protocol == o.Protocol &&
+		(p.IP == o.IP || p.IP == anyAddress || o.IP == anyAddress)
+}
+
+const anyAddress = "0.0.0.0"
+
+// NodeUsage is what a node has granted to pods that this view does not hold: pods of other
+// shards. The node itself reports it (with the answer to a claim, and when it changes), because
+// the node has the last word on its capacity.
+type NodeUsage struct {
+	Node    string
+	Granted Resources // Pods is the number of those pods
+	Ports   []HostPort
+}
+
+// Node is one node with the sums over its pods. Decisions read it and never write it.
+type Node struct {
+	Name        string
+	Object      *corev1.Node // nil while only pods or a usage report have named the node
+	Allocatable Resources
+	Requested   Resources // by the view's own pods and by what the node granted to others
+	// ScoredMilliCPU and ScoredMemory are Requested with defaults for containers that name no
+	// request; only scores use them.
+	ScoredMilliCPU int64
+	ScoredMemory   int64            // bytes
+	Images         map[string]int64 // size in bytes by image name
+
+	slot    int // index in View.slots; -1 without an object
+	pods    map[types.NamespacedName]*Pod
+	ports   map[HostPort]int
+	foreign NodeUsage
+}
+
+// Pods are the pods on the node that the view holds and that still take room, sorted by key.
+func (n *Node) Pods() []*Pod { return sortedPods(n.pods) }
+
+// EachPod calls f for the node's pods in no particular order, for sums.
+func (n *Node) EachPod(f func(*Pod)) {
+	for _, pod := range n.pods {
+		f(pod)
+	}
+}
+
+// PortTaken tells whether a pod on the node has a port that conflicts with p.
+func (n *Node) PortTaken(p HostPort) bool {
+	for taken := range n.ports {
+		if taken.Conflicts(p) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(n.foreign.Ports, p.Conflicts)
+}
+
+// Zone is the node's zone within its region, "" without one.
+func (n *Node) Zone() string {
+	if n.Object == nil {
+		return ""
+	}
+	return ZoneOf(n.Object)
+}
+
+// ZoneOf is a node's zone label, prefixed by its region where there is one.
+func ZoneOf(node *corev1.Node) string {
+	zone, region := node.Labels[corev1.LabelTopologyZone], node.Labels[corev1.LabelTopologyRegion]
+	if region == "" {
+		return zone
+	}
+	return region + "/" + zone
+}
+
+// Ready is the node's Ready condition, Unknown without one.
+func (n *Node) Ready() corev1.ConditionStatus {
+	if n.Object == nil {
+		return corev1.ConditionUnknown
+	}
+	if c := NodeCondition(n.Object, corev1.NodeReady); c != nil {
+		return c.Status
+	}
+	return corev1.ConditionUnknown
+}
+
+// Lost tells whether nobody hears from the node: its object is gone, its lease ran out
+// (Ready is Unknown), or it is marked unreachable. A node that has not reported yet is not lost.
+func (n *Node) Lost() bool {
+	if n.Object == nil {
+		return true
+	}
+	if HasTaint(n.Object, corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute) {
+		return true
+	}
+	c := NodeCondition(n.Object, corev1.NodeReady)
+	return c != nil && c.Status == corev1.ConditionUnknown
+}
+
+// NodeCondition finds a condition, nil without one.
+func NodeCondition(node *corev1.Node, kind corev1.NodeConditionType) *corev1.NodeCondition {
+	for i := range node.Status.Conditions {
+		if node.Status.Conditions[i].Type == kind {
+			return &node.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// HasTaint tells whether the node carries that taint.
+func HasTaint(node *corev1.Node, key string, effect corev1.TaintEffect) bool {
+	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool {
+		return t.Key == key && t.Effect == effect
+	})
+}
+
+// Node returns the node of that name, if the view has heard of it.
+func (v *View) Node(name string) (*Node, bool) {
+	n, ok := v.nodes[name]
+	return n, ok
+}
+
+// Slots are all nodes that have an object, in no particular order but the same one until a node
+// comes or goes. The slice is the view's own.
+func (v *View) Slots() []*Node { return v.slots }
+
+// Slot is the node's index in View.Slots, -1 if it has no object.
+func (n *Node) Slot() int { return n.slot }
+
+// Nodes lists the nodes that have an object, by name.
+func (v *View) Nodes() []*Node {
+	if v.names == nil {
+		for _, n := range v.slots {
+			v.names = append(v.names, n.Name)
+		}
+		slices.SortFunc(v.names, strings.Compare)
+	}
+	list := make([]*Node, len(v.names))
+	for i, name := range v.names {
+		list[i] = v.nodes[name]
+	}
+	return list
+}
+
+// NodesWithImage counts the nodes that have an image.
+func (v *View) NodesWithImage(name string) int { return v.imageNodes[name] }
+
+// SetUsage records what a node granted to pods of other shards. It replaces the last report.
+func (v *View) SetUsage(u NodeUsage) {
+	n := v.nodeEntry(u.Node)
+	n.Requested.Sub(n.foreign.Granted)
+	n.ScoredMilliCPU -= n.foreign.Granted.MilliCPU
+	n.ScoredMemory -= n.foreign.Granted.Memory
+	n.foreign = u
+	n.Requested.Add(u.Granted)
+	n.ScoredMilliCPU += u.Granted.MilliCPU
+	n.ScoredMemory += u.Granted.Memory
+	v.mark(KindNode, types.NamespacedName{Name: u.Node})
+	v.forgetNode(n)
+}
+
+func (v *View) nodeEntry(name string) *Node {
+	n := v.nodes[name]
+	if n == nil {
+		n = &Node{Name: name, slot: -1, pods: map[types.NamespacedName]*Pod{}, ports: map[HostPort]int{}}
+		v.nodes[name] = n
+	}
+	return n
+}
+
+func (v *View) upsertNode(o *corev1.Node) {
+	n := v.nodeEntry(o.Name)
+	v.moveImages(n, -1)
+	if n.slot < 0 {
+		n.slot = len(v.slots)
+		v.slots = append(v.slots, n)
+		v.names = nil
+	}
+	old := n.Object
+	n.Object = o
+	n.Allocatable = ResourcesOf(o.Status.Allocatable)
+	n.Images = map[string]int64{}
+	for _, image := range o.Status.Images {
+		for _, name := range image.Names {
+			n.Images[name] = image.SizeBytes
+		}
+	}
+	v.moveImages(n, 1)
+	v.touchNode(n, old, o)
+}
+
+func (v *View) deleteNode(name string) {
+	n := v.nodes[name]
+	if n == nil || n.Object == nil {
+		return
+	}
+	v.moveImages(n, -1)
+	last := v.slots[len(v.slots)-1]
+	v.slots[n.slot] = last
+	last.slot = n.slot
+	v.slots = v.slots[:len(v.slots)-1]
+	v.names = nil
+	old := n.Object
+	n.Object, n.Allocatable, n.Images, n.slot = nil, Resources{}, nil, -1
+	n.dropUsage()
+	v.touchNode(n, old, nil)
+	v.forgetNode(n)
+}
+
+// dropUsage forgets the report of a node that is gone.
+func (n *Node) dropUsage() {
+	n.Requested.Sub(n.foreign.Granted)
+	n.ScoredMilliCPU -= n.foreign.Granted.MilliCPU
+	n.ScoredMemory -= n.foreign.Granted.Memory
+	n.foreign = NodeUsage{}
+}
+
+// forgetNode drops an entry that nothing names any more.
+func (v *View) forgetNode(n *Node) {
+	if n.Object == nil && len(n.pods) == 0 && n.foreign.Node == "" {
+		delete(v.nodes, n.Name)
+	}
+}
+
+func (v *View) moveImages(n *Node, by int) {
+	for name := range n.Images {
+		v.imageNodes[name] += by
+		if v.imageNodes[name] == 0 {
+			delete(v.imageNodes, name)
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package placement
+
+import (
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/component-helpers/resource"
+)
+
+// Requests assumed for scoring when a container names none, so that a node full of such pods
+// does not look empty. kube-scheduler uses the same figures.
+var (
+	assumedCPU    = apiresource.MustParse("100m")
+	assumedMemory = apiresource.MustParse("200Mi")
+)
+
+// ceiling bounds every single amount (as bytes: 8 PiB), so that no sum over a node's pods can
+// overflow and every sum can be taken back exactly.
+const ceiling = 1 << 53
+
+// Resources is an amount of everything a node can run out of.
+type Resources struct {
+	MilliCPU         int64
+	Memory           int64 // bytes
+	EphemeralStorage int64 // bytes
+	Pods             int64
+	Scalar           map[corev1.ResourceName]int64 // hugepages and extended resources, in units
+}
+
+// Add adds o to r.
+func (r *Resources) Add(o Resources) { r.move(o, 1) }
+
+// Sub takes o away from r.
+func (r *Resources) Sub(o Resources) { r.move(o, -1) }
+
+func (r *Resources) move(o Resources, sign int64) {
+	r.MilliCPU += sign * o.MilliCPU
+	r.Memory += sign * o.Memory
+	r.EphemeralStorage += sign * o.EphemeralStorage
+	r.Pods += sign * o.Pods
+	for name, amount := range o.Scalar {
+		if r.Scalar == nil {
+			r.Scalar = map[corev1.ResourceName]int64{}
+		}
+		r.Scalar[name] += sign * amount
+	}
+}
+
+// Plus returns the sum of r and o, sharing nothing with either.
+func (r Resources) Plus(o Resources) Resources {
+	r.Scalar = maps.Clone(r.Scalar)
+	r.Add(o)
+	return r
+}
+
+// IsZero tells whether nothing but possibly pod slots is asked for.
+func (r Resources) IsZero() bool {
+	return r.MilliCPU == 0 && r.Memory == 0 && r.EphemeralStorage == 0 && len(r.Scalar) == 0
+}
+
+// ResourcesOf turns an API resource list into amounts: negative ones count as zero, absurd ones
+// as 2^53.
+func ResourcesOf(list corev1.ResourceList) Resources {
+	var r Resources
+	for name, quantity := range list {
+		amount := min(max(quantity.Value(), 0), ceiling)
+		switch name {
+		case corev1.ResourceCPU:
+			r.MilliCPU = min(max(quantity.MilliValue(), 0), ceiling)
+		case corev1.ResourceMemory:
+			r.Memory = amount
+		case corev1.ResourceEphemeralStorage:
+			r.EphemeralStorage = amount
+		case corev1.ResourcePods:
+			r.Pods = amount
+		default:
+			if amount == 0 {
+				continue
+			}
+			if r.Scalar == nil {
+				r.Scalar = map[corev1.ResourceName]int64{}
+			}
+			r.Scalar[name] = amount
+		}
+	}
+	return r
+}
+
+// Requests is what a pod takes from its node: containers, init and sidecar containers, pod-level
+// resources and overhead, by the rules of KEP-753 and KEP-2837, and one pod slot.
+func Requests(pod *corev1.Pod) Resources {
+	r := ResourcesOf(resource.PodRequests(pod, resource.PodResourcesOptions{UseStatusResources: pod.Spec.NodeName != ""}))
+	r.Pods = 1
+	return r
+}
+
+// ScoredRequests is like Requests for CPU and memory, with defaults for containers that name none.
+func ScoredRequests(pod *corev1.Pod) (milliCPU, memory int64) {
+	list := resource.PodRequests(pod, resource.PodResourcesOptions{
+		UseStatusResources: pod.Spec.NodeName != "",
+		NonMissingContainerRequests: corev1.ResourceList{
+			corev1.ResourceCPU:    assumedCPU,
+			corev1.ResourceMemory: assumedMemory,
+		},
+	})
+	r := ResourcesOf(list)
+	return r.MilliCPU, r.Memory
+}
