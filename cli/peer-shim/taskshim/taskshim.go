@@ -1,0 +1,98 @@
+//go:build linux
+
+// Package taskshim is containerd's runc shim with two things of Shoal's: it
+// writes a container's output to a CRI log itself, without a logging process
+// beside it, and it records how each container ended in a file, so that exit
+// codes survive a containerd that was down at that moment.
+//
+// Both are asked for by a crilog URL in the stdout field of the create request;
+// without one it behaves as io.containerd.runc.v2 does.
+package taskshim
+
+import (
+	"context"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+	"github.com/containerd/ttrpc"
+)
+
+// Main runs the shim for the command line in os.Args and exits.
+func Main() {
+	// The shim starts every registered plugin and ends when one fails, and its
+	// dependencies register some that need a daemon. Only the task service stays.
+	registry.Reset()
+	registry.Register(&plugin.Registration{
+		Type:     plugins.TTRPCPlugin,
+		ID:       "task",
+		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		InitFn:   newService,
+	})
+	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
+}
+
+func newService(ic *plugin.InitContext) (any, error) {
+	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
+	if err != nil {
+		return nil, err
+	}
+	stop, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
+	if err != nil {
+		return nil, err
+	}
+	recorder := newRecorder(publisher.(shim.Publisher))
+	inner, err := task.NewTaskService(ic.Context, recorder, stop.(shutdown.Service))
+	if err != nil {
+		return nil, err
+	}
+	return &service{TTRPCTaskService: inner, recorder: recorder}, nil
+}
+
+// service adds logs and exit records to the shim's task service.
+type service struct {
+	taskapi.TTRPCTaskService
+	recorder *recorder
+}
+
+// RegisterTTRPC makes the service reachable; the shim calls it.
+func (s *service) RegisterTTRPC(server *ttrpc.Server) error {
+	taskapi.RegisterTTRPCTaskService(server, s)
+	return nil
+}
+
+// Create makes the container's output flow into its log before it is created,
+// and knows where to record its end.
+func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	output, err := openOutput(r)
+	if err != nil {
+		return nil, err
+	}
+	if output == nil {
+		return s.TTRPCTaskService.Create(ctx, r)
+	}
+	r.Stdout, r.Stderr = output.stdout, output.stderr
+	s.recorder.add(r.ID, output, r.Bundle)
+	response, err := s.TTRPCTaskService.Create(ctx, r)
+	if err != nil {
+		s.recorder.forget(r.ID)
+		output.close()
+		return nil, err
+	}
+	output.drain()
+	return response, nil
+}
+
+// Delete forgets the container.
+func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	response, err := s.TTRPCTaskService.Delete(ctx, r)
+	if err == nil && r.ExecID == "" {
+		s.recorder.forget(r.ID)
+	}
+	return response, err
+}
