@@ -1,0 +1,202 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// underlay is the network that joins the hosts of a lab: a bridge in a namespace of its own, and one cable to each host.
+type underlay struct {
+	name   string // of its namespace, and prefix of the hosts' ones
+	prefix netip.Prefix
+	ns     netns.NsHandle
+	link   *netlink.Handle
+}
+
+// host is one machine of the lab as the network sees it.
+type host struct {
+	name    string // of its namespace
+	address netip.Addr
+	cable   string // its end of the cable on the bridge's side
+	ns      netns.NsHandle
+}
+
+// newUnderlay makes the bridge. The prefix exists only inside namespaces.
+func newUnderlay(name string, prefix netip.Prefix) (*underlay, error) {
+	ns, err := newNamespace(name)
+	if err != nil {
+		return nil, err
+	}
+	u := &underlay{name: name, prefix: prefix, ns: ns}
+	if u.link, err = netlink.NewHandleAt(ns); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening netlink in %s: %w", name, err), u.close())
+	}
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "underlay"}}
+	if err := u.link.LinkAdd(bridge); err != nil {
+		return nil, errors.Join(fmt.Errorf("adding the underlay bridge: %w", err), u.close())
+	}
+	if err := raise(u.link, "underlay"); err != nil {
+		return nil, errors.Join(err, u.close())
+	}
+	return u, nil
+}
+
+// plug adds host number n (1, 2, …) and its cable.
+func (u *underlay) plug(name string, n int) (*host, error) {
+	address := u.prefix.Addr()
+	for range n + 9 {
+		address = address.Next()
+	}
+	ns, err := newNamespace(u.name + "-" + name)
+	if err != nil {
+		return nil, err
+	}
+	h := &host{name: u.name + "-" + name, address: address, cable: "to-" + name, ns: ns}
+	if err := u.connect(h); err != nil {
+		return nil, errors.Join(fmt.Errorf("connecting %s to the underlay: %w", name, err), h.close())
+	}
+	return h, nil
+}
+
+func (u *underlay) connect(h *host) error {
+	bridge, err := u.link.LinkByName("underlay")
+	if err != nil {
+		return err
+	}
+	cable := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: h.cable, MasterIndex: bridge.Attrs().Index},
+		PeerName:      "eth0",
+		PeerNamespace: netlink.NsFd(int(h.ns)),
+	}
+	if err := u.link.LinkAdd(cable); err != nil {
+		return err
+	}
+	if err := raise(u.link, h.cable); err != nil {
+		return err
+	}
+	inside, err := netlink.NewHandleAt(h.ns)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	address := &netlink.Addr{IPNet: &net.IPNet{IP: h.address.AsSlice(), Mask: net.CIDRMask(u.prefix.Bits(), 32)}}
+	if err := inside.AddrAdd(eth0, address); err != nil {
+		return err
+	}
+	if err := raise(inside, "lo"); err != nil {
+		return err
+	}
+	return raise(inside, "eth0")
+}
+
+// cut takes a host off the network, as when its power fails.
+func (u *underlay) cut(h *host) error {
+	cable, err := u.link.LinkByName(h.cable)
+	if err != nil {
+		return fmt.Errorf("finding the cable of %s: %w", h.name, err)
+	}
+	return u.link.LinkSetDown(cable)
+}
+
+// route sends a prefix through another host, replacing an older route to it.
+func (h *host) route(prefix netip.Prefix, via netip.Addr) error {
+	inside, err := netlink.NewHandleAt(h.ns)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	return inside.RouteReplace(&netlink.Route{
+		LinkIndex: eth0.Attrs().Index,
+		Dst:       &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), 32)},
+		Gw:        via.AsSlice(),
+	})
+}
+
+// dial connects from inside the host's namespace. The address must be literal: a resolver would look outside.
+func (h *host) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var conn net.Conn
+	err := h.do(func() (err error) {
+		var dialer net.Dialer
+		conn, err = dialer.DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// do runs f on a thread that is in the host's namespace. Processes that f starts and sockets that it opens belong there.
+func (h *host) do(f func() error) error {
+	failed := make(chan error, 1)
+	go func() {
+		// The thread is not unlocked: it ends with this goroutine instead of carrying the namespace to others.
+		runtime.LockOSThread()
+		if err := netns.Set(h.ns); err != nil {
+			failed <- fmt.Errorf("entering %s: %w", h.name, err)
+			return
+		}
+		failed <- f()
+	}()
+	return <-failed
+}
+
+func (h *host) close() error {
+	return errors.Join(h.ns.Close(), removeNamespace(h.name))
+}
+
+func (u *underlay) close() error {
+	if u.link != nil {
+		u.link.Close()
+	}
+	return errors.Join(u.ns.Close(), removeNamespace(u.name))
+}
+
+func raise(handle *netlink.Handle, name string) error {
+	link, err := handle.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return handle.LinkSetUp(link)
+}
+
+// newNamespace makes a named network namespace without moving the caller into it.
+func newNamespace(name string) (netns.NsHandle, error) {
+	type made struct {
+		ns  netns.NsHandle
+		err error
+	}
+	result := make(chan made, 1)
+	go func() {
+		runtime.LockOSThread() // see host.do
+		ns, err := netns.NewNamed(name)
+		result <- made{ns, err}
+	}()
+	m := <-result
+	if m.err != nil {
+		return netns.None(), fmt.Errorf("making network namespace %s: %w (root and CAP_SYS_ADMIN are needed)", name, m.err)
+	}
+	return m.ns, nil
+}
+
+func removeNamespace(name string) error {
+	err := netns.DeleteNamed(name)
+	if _, statErr := os.Stat(filepath.Join("/run/netns", name)); errors.Is(statErr, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
