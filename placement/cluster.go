@@ -64,7 +64,8 @@ type View struct {
 	Revisions       Table[*appsv1.ControllerRevision]
 	Budgets         Table[*policyv1.PodDisruptionBudget]
 
-	dirty map[Ref]struct{}
+	dirty    map[Ref]struct{}
+	failures map[types.UID]string // by controller
 }
 
 // NewView returns an empty view.
@@ -79,6 +80,7 @@ func NewView() *View {
 		affine:     map[types.NamespacedName]*Pod{},
 		imageNodes: map[string]int{},
 		dirty:      map[Ref]struct{}{},
+		failures:   map[types.UID]string{},
 	}
 }
 

@@ -1,25 +1,48 @@
-// Package workload turns workload objects and the pods they own into changes.
+// Package workload turns workload objects and the pods they own into changes: what
+// Kubernetes' deployment, replica set and replication controllers do, as pure functions of a
+// view and a time.
+//
+// One pass plans everything below an object. A new Deployment yields its ReplicaSet, that set's
+// pods and the Deployment's status in one Plan, which commits as one transaction; statuses
+// describe the state after that transaction. Conditions, reasons, messages, annotations and
+// events are upstream's (k8s.io/kubernetes v1.37), because kubectl rollout and people read them.
 package workload
 
 import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"shoal/placement"
 )
 
-// PlanDeployment plans a Deployment, its ReplicaSets and their pods in one pass.
-func PlanDeployment(v *placement.View, d *appsv1.Deployment, now time.Time) placement.Plan {
-	return placement.Plan{}
-}
+// maxBurst bounds how many pods one pass creates or deletes for one owner. What is left follows
+// in the next pass, which the committed changes trigger; a million replicas stay bounded work.
+const maxBurst = 500
 
-// PlanReplicaSet plans a ReplicaSet that no Deployment controls.
-func PlanReplicaSet(v *placement.View, rs *appsv1.ReplicaSet, now time.Time) placement.Plan {
-	return placement.Plan{}
-}
-
-// Plan plans whatever ref names; kinds this package does not decide give an empty plan.
+// Plan plans whatever ref names. Kinds that this package does not decide, and objects that are
+// gone, give an empty plan.
 func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
+	switch ref.Kind {
+	case placement.KindDeployment:
+		if d, ok := v.Deployments.Get(ref.Namespace, ref.Name); ok {
+			return PlanDeployment(v, d, now)
+		}
+	case placement.KindReplicaSet:
+		if rs, ok := v.ReplicaSets.Get(ref.Namespace, ref.Name); ok {
+			return PlanReplicaSet(v, rs, now)
+		}
+	case placement.KindReplicationController:
+		if rc, ok := v.Replication.Get(ref.Namespace, ref.Name); ok {
+			return PlanReplicationController(v, rc, now)
+		}
+	}
 	return placement.Plan{}
 }
+
+var (
+	deploymentKind  = appsv1.SchemeGroupVersion.WithKind("Deployment")
+	replicaSetKind  = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+	replicationKind = corev1.SchemeGroupVersion.WithKind("ReplicationController")
+)
