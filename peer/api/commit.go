@@ -1,0 +1,174 @@
+package api
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	kubecore "k8s.io/kubernetes/pkg/apis/core"
+)
+
+// Verb says what a Change does.
+type Verb string
+
+// The verbs of a Change.
+const (
+	Create       Verb = "create"
+	Update       Verb = "update"       // replaces the object; its resourceVersion, if set, must be the stored one
+	UpdateStatus Verb = "updateStatus" // replaces the status; resourceVersion as for Update
+	Delete       Verb = "delete"       // deletes by name; resourceVersion and UID, if set, must be the stored ones
+	Bind         Verb = "bind"         // binds the named Pod to Object.spec.nodeName
+)
+
+// Change is one write of a decision, on an object of a versioned built-in type (corev1.Pod, appsv1.ReplicaSet, …).
+type Change struct {
+	Verb   Verb
+	Object runtime.Object
+	// GracePeriodSeconds, for Delete: nil means the object's own, 0 at once.
+	GracePeriodSeconds *int64
+}
+
+// target is what a change works on, found once.
+type target struct {
+	resource
+	object   runtime.Object // internal version
+	metadata metav1.Object
+	user     user.Info
+	server   *Server
+}
+
+func (s *Server) apply(ctx context.Context, u user.Info, change Change) error {
+	t, err := s.target(u, change.Object)
+	if err != nil {
+		return err
+	}
+	ctx = request.WithUser(request.WithNamespace(ctx, t.metadata.GetNamespace()), u)
+	switch change.Verb {
+	case Create:
+		return t.create(ctx, t.main, "", t.object, t.metadata.GetName())
+	case Update:
+		return t.update(ctx, t.main, "")
+	case UpdateStatus:
+		return t.update(ctx, t.status, "status")
+	case Delete:
+		return t.delete(ctx, change.GracePeriodSeconds)
+	case Bind:
+		return t.bind(ctx)
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("unknown verb %q", change.Verb))
+}
+
+func (s *Server) target(u user.Info, object runtime.Object) (*target, error) {
+	kinds, _, err := legacyscheme.Scheme.ObjectKinds(object)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	found, ok := s.resources[kinds[0].GroupKind()]
+	if !ok {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("no resource for kind %s", kinds[0]))
+	}
+	versioned := object.DeepCopyObject() // defaulting writes into it
+	legacyscheme.Scheme.Default(versioned)
+	internal, err := legacyscheme.Scheme.ConvertToVersion(versioned, found.internal.GroupVersion())
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	metadata, err := meta.Accessor(internal)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	return &target{resource: found, object: internal, metadata: metadata, user: u, server: s}, nil
+}
+
+func (t *target) attributes(object, old runtime.Object, name, subresource string, op admission.Operation, options runtime.Object) admission.Attributes {
+	kind := t.gvr.GroupVersion().WithKind(t.internal.Kind)
+	return admission.NewAttributesRecord(object, old, kind, t.metadata.GetNamespace(), name, t.gvr, subresource, op, options, false, t.user)
+}
+
+// mutate runs the mutating half of admission.
+func (t *target) mutate(ctx context.Context, a admission.Attributes) error {
+	if m, ok := t.server.admit.(admission.MutationInterface); ok && m.Handles(a.GetOperation()) {
+		return m.Admit(ctx, a, objectInterfaces())
+	}
+	return nil
+}
+
+func objectInterfaces() admission.ObjectInterfaces {
+	return admission.NewObjectInterfacesFromScheme(legacyscheme.Scheme)
+}
+
+func (t *target) create(ctx context.Context, storage rest.Storage, subresource string, object runtime.Object, name string) error {
+	options := &metav1.CreateOptions{}
+	attributes := t.attributes(object, nil, name, subresource, admission.Create, options)
+	if err := t.mutate(ctx, attributes); err != nil {
+		return err
+	}
+	validate := rest.AdmissionToValidateObjectFunc(t.server.admit, attributes, objectInterfaces())
+	if named, ok := storage.(rest.NamedCreater); ok {
+		_, err := named.Create(ctx, name, object, validate, options)
+		return err
+	}
+	creater, ok := storage.(rest.Creater)
+	if !ok {
+		return apierrors.NewMethodNotSupported(t.gvr.GroupResource(), "create")
+	}
+	_, err := creater.Create(ctx, object, validate, options)
+	return err
+}
+
+func (t *target) update(ctx context.Context, storage rest.Storage, subresource string) error {
+	updater, ok := storage.(rest.Updater)
+	if !ok {
+		return apierrors.NewMethodNotSupported(t.gvr.GroupResource(), "update")
+	}
+	name, options := t.metadata.GetName(), &metav1.UpdateOptions{}
+	mutate := func(ctx context.Context, next, old runtime.Object) (runtime.Object, error) {
+		return next, t.mutate(ctx, t.attributes(next, old, name, subresource, admission.Update, options))
+	}
+	attributes := t.attributes(t.object, nil, name, subresource, admission.Update, options)
+	_, _, err := updater.Update(ctx, name, rest.DefaultUpdatedObjectInfo(t.object, mutate),
+		rest.ValidateAllObjectFunc, // never called: an update does not create
+		rest.AdmissionToValidateObjectUpdateFunc(t.server.admit, attributes, objectInterfaces()),
+		false, options)
+	return err
+}
+
+func (t *target) delete(ctx context.Context, grace *int64) error {
+	deleter, ok := t.main.(rest.GracefulDeleter)
+	if !ok {
+		return apierrors.NewMethodNotSupported(t.gvr.GroupResource(), "delete")
+	}
+	options := &metav1.DeleteOptions{GracePeriodSeconds: grace}
+	if uid := t.metadata.GetUID(); uid != "" {
+		options.Preconditions = &metav1.Preconditions{UID: &uid}
+	}
+	if version := t.metadata.GetResourceVersion(); version != "" {
+		if options.Preconditions == nil {
+			options.Preconditions = &metav1.Preconditions{}
+		}
+		options.Preconditions.ResourceVersion = &version
+	}
+	attributes := t.attributes(nil, nil, t.metadata.GetName(), "", admission.Delete, options)
+	_, _, err := deleter.Delete(ctx, t.metadata.GetName(), rest.AdmissionToValidateObjectDeleteFunc(t.server.admit, attributes, objectInterfaces()), options)
+	return err
+}
+
+func (t *target) bind(ctx context.Context) error {
+	pod, ok := t.object.(*kubecore.Pod)
+	if !ok || t.binding == nil {
+		return apierrors.NewMethodNotSupported(t.gvr.GroupResource(), "bind")
+	}
+	binding := &kubecore.Binding{
+		ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion},
+		Target:     kubecore.ObjectReference{Kind: "Node", Name: pod.Spec.NodeName},
+	}
+	return t.create(ctx, t.binding, "binding", binding, pod.Name)
+}

@@ -1,0 +1,136 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	extensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+)
+
+// Server is the Kubernetes API of one peer.
+type Server struct {
+	config    Config
+	handler   atomic.Pointer[http.Handler]
+	run       func(context.Context) error
+	client    kubernetes.Interface
+	admit     admission.Interface
+	resources resources
+	ports     *portBitmap
+}
+
+func init() {
+	// Upstream ends the process when a post-start hook fails or is cut short (klog.Fatal). A peer has pods to look after
+	// and must outlive that: end the one goroutine instead.
+	klog.OsExit = func(int) { runtime.Goexit() }
+}
+
+// New builds the server. It serves [Server.Handler] at once, but answers most requests only while [Server.Run] runs.
+// ctx bounds the construction only.
+func New(ctx context.Context, config Config) (*Server, error) {
+	if err := config.complete(); err != nil {
+		return nil, err
+	}
+	s := &Server{config: config, resources: resources{}}
+	b, err := newBuilder(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	extensions, err := b.extensions()
+	if err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	kube, err := b.kube(extensions)
+	if err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	if err := b.finish(kube, extensions); err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	return s, nil
+}
+
+func (b *builder) finish(kube *genericapiserver.GenericAPIServer, extensions *extensionsapiserver.CustomResourceDefinitions) error {
+	s := b.server
+	if err := b.addHooks(kube); err != nil {
+		return err
+	}
+	if err := listCustomGroups(kube, extensions); err != nil {
+		return err
+	}
+	prepared := kube.PrepareRun()
+	serveOpenAPI(kube, extensions.GenericAPIServer, b.generic)
+	kube.SecureServingInfo = nil // nothing to listen on
+	s.run = prepared.RunWithContext
+	s.admit = b.generic.AdmissionControl
+	handler := http.Handler(kube.Handler)
+	s.handler.Store(&handler)
+	return nil
+}
+
+// Handler serves the API. Requests that came over TLS authenticate by their verified client certificate.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.loaded().ServeHTTP(w, r) })
+}
+
+func (s *Server) loaded() http.Handler {
+	if h := s.handler.Load(); h != nil {
+		return *h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "the API is starting", http.StatusServiceUnavailable)
+	})
+}
+
+// Run runs informers, custom resources and the writing of initial objects until ctx ends, then lets requests in flight
+// finish.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.run(ctx); err != nil {
+		return fmt.Errorf("api: %w", err)
+	}
+	return nil
+}
+
+// Loopback configures a client inside this process with all rights. It needs no socket and no encryption.
+func (s *Server) Loopback() *rest.Config {
+	return newLoopbackConfig(s.loaded, privilegedUser())
+}
+
+// LoopbackAs configures a client inside this process for a user, for instance system:node:<name> in system:nodes.
+// Authorisation and admission hold for it as for a user from outside.
+func (s *Server) LoopbackAs(name string, groups ...string) *rest.Config {
+	return newLoopbackConfig(s.loaded, &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)})
+}
+
+// Ready asks /readyz and returns nil, or what is not ready.
+func (s *Server) Ready(ctx context.Context) error {
+	body, err := s.client.CoreV1().RESTClient().Get().AbsPath("/readyz").Param("verbose", "true").DoRaw(ctx)
+	if err != nil {
+		return fmt.Errorf("api not ready: %w: %s", err, body)
+	}
+	return nil
+}
+
+// WaitReady waits until the API is ready or ctx ends.
+func (s *Server) WaitReady(ctx context.Context) error {
+	for {
+		err := s.Ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
