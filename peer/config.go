@@ -7,15 +7,18 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"shoal/peer/identity"
 )
 
 // What a peer takes when nothing else is said. The ranges are those of every
 // cluster founded without flags; a founded cluster keeps its own for ever.
 const (
-	DefaultDataDir     = "/var/lib/shoal"
+	DefaultDataDir     = identity.DefaultDataDir
 	DefaultPort        = 7443
 	DefaultClusterCIDR = "10.32.0.0/12"
 	DefaultServiceCIDR = "10.96.0.0/16"
@@ -68,6 +71,10 @@ type Config struct {
 	Version string
 	// Logger takes the peer's log; nil means slog.Default().
 	Logger *slog.Logger
+
+	// nameFromHost says that Name was not given: a peer that resumes keeps
+	// the name it joined with, whatever the host is called now.
+	nameFromHost bool
 }
 
 // WithDefaults returns the configuration with every empty field that has a
@@ -95,11 +102,13 @@ func (c Config) WithDefaults() (Config, error) {
 		if err != nil {
 			return c, fmt.Errorf("the host has no name, give one with --name: %w", err)
 		}
-		c.Name = strings.ToLower(host)
+		c.Name, c.nameFromHost = strings.ToLower(host), true
 	}
+	addresses := make([]string, len(c.Addresses))
 	for i, address := range c.Addresses {
-		c.Addresses[i] = withPort(address)
+		addresses[i] = withPort(address)
 	}
+	c.Addresses = addresses
 	return c, nil
 }
 
@@ -111,14 +120,10 @@ func withPort(address string) string {
 	return net.JoinHostPort(strings.Trim(address, "[]"), strconv.Itoa(DefaultPort))
 }
 
-// nodeName is the DNS subdomain rule of RFC 1123 that Kubernetes demands of a
-// Node's name.
-var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-
 // ValidateFlags checks everything that can be judged without looking at the
 // host. Call it on what WithDefaults returned.
 func (c Config) ValidateFlags() error {
-	if len(c.Name) > 63 || !nodeName.MatchString(c.Name) {
+	if len(c.Name) > 63 || len(validation.IsDNS1123Subdomain(c.Name)) > 0 {
 		return fmt.Errorf("name %q is not a DNS name of at most 63 characters (a-z, 0-9, '-' and '.'): give another with --name", c.Name)
 	}
 	if c.Port < 1 || c.Port > 65535 {
@@ -138,6 +143,9 @@ func (c Config) ValidateFlags() error {
 		if err := checkAddress(address); err != nil {
 			return err
 		}
+	}
+	if problems := validation.IsValidLabelValue(c.Zone); len(problems) > 0 {
+		return fmt.Errorf("--zone %q is not a label value: %s", c.Zone, problems[0])
 	}
 	if c.Containerd != "" && !filepath.IsAbs(strings.TrimPrefix(c.Containerd, "unix://")) {
 		return fmt.Errorf("--containerd %q is not the absolute path of a socket", c.Containerd)

@@ -14,6 +14,9 @@ import (
 	"strings"
 )
 
+// DefaultDataDir is the data folder of a host's one peer.
+const DefaultDataDir = "/var/lib/shoal"
+
 // The layout of <data>/identity. Every file is 0600, the folder 0700. The
 // folder appears whole, by one rename; later only peer.crt is replaced, by a
 // rename too, so a crash at any moment leaves a folder that loads.
