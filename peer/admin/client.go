@@ -1,0 +1,115 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"syscall"
+)
+
+// ErrNotRunning means that no peer serves the socket.
+var ErrNotRunning = errors.New("no peer runs on this data folder")
+
+// Client calls the peer on this host.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// NewClient is a client of the socket at path. It connects at the first call.
+func NewClient(path string) *Client {
+	c := &Client{socket: path}
+	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", path)
+	}}
+	return c
+}
+
+// Status asks for the peer's view of the cluster.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	var status Status
+	return &status, c.get(ctx, statusPath, &status)
+}
+
+// Images lists the images on this host.
+func (c *Client) Images(ctx context.Context) ([]Image, error) {
+	var images []Image
+	return images, c.get(ctx, imagesPath, &images)
+}
+
+// ImportImage sends a tarball and hands every progress line on.
+func (c *Client) ImportImage(ctx context.Context, tarball io.Reader, progress func(string)) ([]Image, error) {
+	return c.stream(ctx, imagesPath, tarball, progress)
+}
+
+// Leave takes the peer out of its cluster.
+func (c *Client) Leave(ctx context.Context, progress func(string)) error {
+	_, err := c.stream(ctx, leavePath, http.NoBody, progress)
+	return err
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://peer"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.http.Do(request)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("%w (%s): start it with `peer join`, or name its folder with --data-dir", ErrNotRunning, c.socket)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("only root may speak to the peer through %s: use sudo", c.socket)
+	case err != nil:
+		return nil, fmt.Errorf("ask the peer: %w", err)
+	}
+	if response.StatusCode == http.StatusOK {
+		return response, nil
+	}
+	defer response.Body.Close()
+	var refused event
+	if err := json.NewDecoder(response.Body).Decode(&refused); err != nil || refused.Error == "" {
+		return nil, fmt.Errorf("the peer answered with HTTP status %s", response.Status)
+	}
+	return nil, errors.New(refused.Error)
+}
+
+func (c *Client) get(ctx context.Context, path string, result any) error {
+	response, err := c.do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(result); err != nil {
+		return fmt.Errorf("the peer's answer is not readable: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) stream(ctx context.Context, path string, body io.Reader, progress func(string)) ([]Image, error) {
+	response, err := c.do(ctx, http.MethodPost, path, body)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	decoder := json.NewDecoder(response.Body)
+	for {
+		var e event
+		if err := decoder.Decode(&e); err != nil {
+			return nil, fmt.Errorf("the peer went away before it was done: %w", err)
+		}
+		switch {
+		case e.Error != "":
+			return nil, errors.New(e.Error)
+		case e.Done:
+			return e.Images, nil
+		default:
+			progress(e.Progress)
+		}
+	}
+}

@@ -1,0 +1,131 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+)
+
+// ErrRunning means that another peer process serves this data folder.
+var ErrRunning = errors.New("a peer is running on this data folder already")
+
+// Listen opens the socket with mode 0600. A socket left by a crashed peer is
+// replaced; one that answers means that the peer runs already.
+func Listen(path string) (net.Listener, error) {
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("%s: %w", path, ErrRunning)
+	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("administration socket: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("administration socket: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("administration socket: %w", err)
+	}
+	// The folder around it is 0700, so nobody slips in before the chmod.
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = listener.Close()
+		return nil, fmt.Errorf("administration socket: %w", err)
+	}
+	return listener, nil
+}
+
+// Run serves calls on the listener until ctx ends.
+func Run(ctx context.Context, listener net.Listener, calls Calls, logger *slog.Logger) error {
+	server := &http.Server{
+		Handler: handler(calls), ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() {
+		// `peer leave` ends the process; let its last line get out.
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = server.Shutdown(grace)
+		_ = server.Close()
+	})
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
+		return fmt.Errorf("administration socket: %w", err)
+	}
+	return nil
+}
+
+func handler(calls Calls) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, r *http.Request) {
+		if calls.Status == nil {
+			refuse(w, http.StatusNotImplemented, errNotAvailable)
+			return
+		}
+		status, err := calls.Status(r.Context())
+		answer(w, status, err)
+	})
+	mux.HandleFunc("GET "+imagesPath, func(w http.ResponseWriter, r *http.Request) {
+		if calls.ListImages == nil {
+			refuse(w, http.StatusNotImplemented, errNotAvailable)
+			return
+		}
+		images, err := calls.ListImages(r.Context())
+		answer(w, images, err)
+	})
+	mux.HandleFunc("POST "+imagesPath, func(w http.ResponseWriter, r *http.Request) {
+		stream(w, calls.ImportImage != nil, func(progress func(string)) ([]Image, error) {
+			return calls.ImportImage(r.Context(), r.Body, progress)
+		})
+	})
+	mux.HandleFunc("POST "+leavePath, func(w http.ResponseWriter, r *http.Request) {
+		stream(w, calls.Leave != nil, func(progress func(string)) ([]Image, error) {
+			return nil, calls.Leave(r.Context(), progress)
+		})
+	})
+	return mux
+}
+
+var errNotAvailable = errors.New("not available yet: the peer is starting, or was built without it")
+
+func refuse(w http.ResponseWriter, status int, err error) {
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(event{Error: err.Error()})
+}
+
+func answer(w http.ResponseWriter, body any, err error) {
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(body) // the caller went away
+}
+
+// stream runs a long call and writes one JSON line per progress report.
+func stream(w http.ResponseWriter, available bool, run func(progress func(string)) ([]Image, error)) {
+	if !available {
+		refuse(w, http.StatusNotImplemented, errNotAvailable)
+		return
+	}
+	control := http.NewResponseController(w)
+	_ = control.EnableFullDuplex() // progress is written while the tarball is read
+	encoder := json.NewEncoder(w)
+	send := func(e event) {
+		if encoder.Encode(e) == nil {
+			_ = control.Flush()
+		}
+	}
+	images, err := run(func(line string) { send(event{Progress: line}) })
+	last := event{Images: images, Done: true}
+	if err != nil {
+		last.Error = err.Error()
+	}
+	send(last)
+}
