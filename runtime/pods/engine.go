@@ -32,8 +32,9 @@ var (
 // Engine is what a node needs from a container runtime: one of the four seams to the kernel. It has two implementations: containerd
 // (runtime/containerd) and a modelled one for simulation and tests.
 //
-// Every verb is idempotent: asked for what already is, it returns what is. Verbs on different pods may be called concurrently; the
-// agent calls the verbs of one pod one after another (streams, probes and stats aside). An Engine owns no policy: it never restarts,
+// Every verb is idempotent: asked for what already is, it returns what is. Verbs on different pods and on different containers of one
+// pod may be called concurrently; the agent never has two verbs on one container at a time (streams and stats aside), with one
+// exception: Kill may come while Stop waits, and then ends it. An Engine owns no policy: it never restarts,
 // pulls, deletes or kills anything by itself. What it made survives its own restart and that of its caller (List finds it).
 type Engine interface {
 	Sandboxes
@@ -231,7 +232,7 @@ type ContainerState struct {
 	PID                   int       // on the host; 0 unless running
 	CreatedAt             time.Time //
 	StartedAt, FinishedAt time.Time // zero when it did not happen; a start that failed has both equal
-	ExitCode              int       // 128 + n for signal n
+	ExitCode              int       // 128 + n for signal n; 255 when nobody knows (the host was restarted)
 	OOMKilled             bool
 	Message               string // why the start failed
 	LogPath               string

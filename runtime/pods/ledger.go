@@ -1,0 +1,109 @@
+package pods
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// maxClaimBytes bounds a request to the ledger.
+const maxClaimBytes = 8 << 20
+
+// Ledger holds what a node runs and has granted, and answers claims (D6). It is safe for concurrent use.
+type Ledger struct {
+	// OnGrant, when set, is called with each newly granted claim, outside the lock, so that the node may prepare.
+	OnGrant func(Claim)
+
+	mu       sync.Mutex
+	capacity Capacity
+	load     Load
+}
+
+// NewLedger returns a ledger that grants nothing until SetCapacity.
+func NewLedger() *Ledger {
+	return &Ledger{capacity: Capacity{Closed: "node is not ready"}, load: Load{Running: map[types.UID]Claim{}, Granted: map[types.UID]GrantedAt{}}}
+}
+
+// SetCapacity says what the node can give from now on. What runs stays, also when it is more.
+func (l *Ledger) SetCapacity(c Capacity) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.capacity = c
+}
+
+// SetRunning says which pods are bound to this node; those in a terminal phase do not count. Grants of bound pods are used up.
+func (l *Ledger) SetRunning(pods []*corev1.Pod) {
+	running := make(map[types.UID]Claim, len(pods))
+	for _, pod := range pods {
+		if !terminal(pod.Status.Phase) {
+			running[pod.UID] = ClaimOf(pod)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.load.Running = running
+	for uid := range running {
+		delete(l.load.Granted, uid)
+	}
+}
+
+// Upsert records one bound pod, or that it is over; Remove one that is gone.
+func (l *Ledger) Upsert(pod *corev1.Pod) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.load.Granted, pod.UID)
+	if terminal(pod.Status.Phase) {
+		delete(l.load.Running, pod.UID)
+		return
+	}
+	l.load.Running[pod.UID] = ClaimOf(pod)
+}
+
+// Remove forgets a pod, and its grant.
+func (l *Ledger) Remove(uid types.UID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.load.Running, uid)
+	delete(l.load.Granted, uid)
+}
+
+// Claim answers claims and holds room for those granted.
+func (l *Ledger) Claim(claims []Claim, now time.Time) []Answer {
+	l.mu.Lock()
+	answers, granted := Admit(l.capacity, l.load, claims, now)
+	var fresh []Claim
+	for i, c := range claims {
+		_, held := l.load.Granted[c.PodUID]
+		_, runs := l.load.Running[c.PodUID]
+		if answers[i].Granted && !held && !runs {
+			fresh = append(fresh, c)
+		}
+	}
+	l.load.Granted = granted
+	l.mu.Unlock()
+	if l.OnGrant != nil {
+		for _, c := range fresh {
+			l.OnGrant(c)
+		}
+	}
+	return answers
+}
+
+// ServeHTTP answers POST with a JSON array of Claim by a JSON array of Answer, in the same order. Who may ask is the caller's business.
+func (l *Ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		http.Error(w, "claims are posted", http.StatusMethodNotAllowed)
+		return
+	}
+	var claims []Claim
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxClaimBytes)).Decode(&claims); err != nil {
+		http.Error(w, "claims: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(l.Claim(claims, time.Now())) // the connection is gone when this fails; the claimer asks again
+}
