@@ -1,0 +1,178 @@
+package storage
+
+import (
+	"container/heap"
+	"slices"
+
+	"shoal/consensus/store"
+)
+
+// merger merges the event streams of several shards into one in revision order. An
+// event is released once no other shard can assign a lower revision any more. It is
+// a pure data structure: the streams' goroutines push into it, and it says which
+// shards keep it waiting.
+type merger struct {
+	lanes []lane
+	ready laneHeap
+	count int
+}
+
+// lane is one shard's stream. Its queue is in revision order.
+type lane struct {
+	shard uint64
+	queue []store.Event
+	// closed is the revision up to which every event of the shard is in the queue or
+	// was released.
+	closed store.Revision
+}
+
+// newMerger starts all streams at after, which every shard must have passed.
+func newMerger(shards []uint64, after store.Revision) *merger {
+	m := &merger{}
+	for _, shard := range shards {
+		m.lanes = append(m.lanes, lane{shard: shard, closed: after})
+	}
+	m.ready.lanes = m.lanes
+	return m
+}
+
+// push appends a batch of the stream with the given index in newMerger's shards.
+func (m *merger) push(index int, batch []store.Event) {
+	l := &m.lanes[index]
+	waiting := len(l.queue) > 0
+	for _, event := range batch {
+		l.closed = max(l.closed, closedThrough(event.Revision))
+		if !event.Progress {
+			l.queue = append(l.queue, event)
+			m.count++
+		}
+	}
+	if !waiting && len(l.queue) > 0 {
+		heap.Push(&m.ready, index)
+	}
+}
+
+// release takes out the events whose place in the order is certain.
+func (m *merger) release() []store.Event {
+	var released []store.Event
+	horizon := m.horizon()
+	for m.ready.Len() > 0 {
+		index := m.ready.indexes[0]
+		l := &m.lanes[index]
+		if l.queue[0].Revision > horizon {
+			break
+		}
+		released = append(released, l.queue[0])
+		l.queue = l.queue[1:]
+		m.count--
+		if len(l.queue) > 0 {
+			heap.Fix(&m.ready, 0)
+			continue
+		}
+		l.queue = nil
+		heap.Pop(&m.ready)
+		horizon = min(horizon, l.closed)
+	}
+	return released
+}
+
+// horizon is the revision up to which every event has arrived: streams with waiting
+// events are known at least up to those, so only the empty ones bound it.
+func (m *merger) horizon() store.Revision {
+	horizon := store.Revision(1<<63 - 1)
+	for i := range m.lanes {
+		if l := &m.lanes[i]; len(l.queue) == 0 {
+			horizon = min(horizon, l.closed)
+		}
+	}
+	return horizon
+}
+
+// frontier is the revision up to which every event has been released.
+func (m *merger) frontier() store.Revision {
+	frontier := m.lanes[0].closed
+	for i := range m.lanes {
+		l := &m.lanes[i]
+		frontier = min(frontier, l.closed)
+		if len(l.queue) > 0 {
+			frontier = min(frontier, l.queue[0].Revision-1)
+		}
+	}
+	return frontier
+}
+
+// highest is the highest revision known of any stream.
+func (m *merger) highest() store.Revision {
+	var highest store.Revision
+	for i := range m.lanes {
+		highest = max(highest, m.lanes[i].closed)
+	}
+	return highest
+}
+
+// newestWaiting is the highest revision among the waiting events, 0 if none waits.
+func (m *merger) newestWaiting() store.Revision {
+	var newest store.Revision
+	for i := range m.lanes {
+		if queue := m.lanes[i].queue; len(queue) > 0 {
+			newest = max(newest, queue[len(queue)-1].Revision)
+		}
+	}
+	return newest
+}
+
+// behind lists the indexes of the streams that are not known up to rev.
+func (m *merger) behind(rev store.Revision) []int {
+	var behind []int
+	for i := range m.lanes {
+		if m.lanes[i].closed < rev {
+			behind = append(behind, i)
+		}
+	}
+	return behind
+}
+
+// laneHeap orders the lanes with waiting events by their first one.
+type laneHeap struct {
+	lanes   []lane
+	indexes []int
+}
+
+func (h *laneHeap) Len() int { return len(h.indexes) }
+func (h *laneHeap) Less(i, j int) bool {
+	return h.lanes[h.indexes[i]].queue[0].Revision < h.lanes[h.indexes[j]].queue[0].Revision
+}
+func (h *laneHeap) Swap(i, j int) { h.indexes[i], h.indexes[j] = h.indexes[j], h.indexes[i] }
+func (h *laneHeap) Push(x any)    { h.indexes = append(h.indexes, x.(int)) }
+func (h *laneHeap) Pop() any {
+	last := h.indexes[len(h.indexes)-1]
+	h.indexes = h.indexes[:len(h.indexes)-1]
+	return last
+}
+
+// mergeKeys merges lists that are sorted by key, with no key in two of them, into
+// one.
+func mergeKeys(lists [][]store.KV) []store.KV {
+	lists = slices.DeleteFunc(slices.Clone(lists), func(l []store.KV) bool { return len(l) == 0 })
+	if len(lists) == 1 {
+		return lists[0]
+	}
+	total := 0
+	for _, list := range lists {
+		total += len(list)
+	}
+	merged := make([]store.KV, 0, total)
+	for len(lists) > 0 {
+		first := 0
+		for i := range lists {
+			if lists[i][0].Key < lists[first][0].Key {
+				first = i
+			}
+		}
+		merged = append(merged, lists[first][0])
+		if lists[first] = lists[first][1:]; len(lists[first]) == 0 {
+			lists = slices.Delete(lists, first, first+1)
+		}
+	}
+	return merged
+}
