@@ -16,6 +16,8 @@ const (
 	Update       Verb = "update"
 	UpdateStatus Verb = "update-status"
 	Delete       Verb = "delete"
+	// Bind gives a pod that exists the node in Object's spec.nodeName, and changes nothing else.
+	Bind Verb = "bind"
 )
 
 // Change is one write that a decision wants.

@@ -21,6 +21,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -51,6 +52,7 @@ type View struct {
 	PriorityClasses Table[*schedulingv1.PriorityClass]
 	Volumes         Table[*corev1.PersistentVolume]
 	Claims          Table[*corev1.PersistentVolumeClaim]
+	StorageClasses  Table[*storagev1.StorageClass]
 	Services        Table[*corev1.Service]
 	Endpoints       Table[*corev1.Endpoints] //nolint:staticcheck // still served and written for old clients
 	EndpointSlices  Table[*discoveryv1.EndpointSlice]
@@ -131,6 +133,8 @@ func (v *View) put(obj Object) bool {
 		v.Volumes.put(o)
 	case *corev1.PersistentVolumeClaim:
 		v.Claims.put(o)
+	case *storagev1.StorageClass:
+		v.StorageClasses.put(o)
 	case *corev1.Service:
 		v.Services.put(o)
 	case *corev1.Endpoints: //nolint:staticcheck // see View.Endpoints
@@ -172,6 +176,8 @@ func (v *View) remove(obj Object) (old Object, known bool) {
 		return removed(&v.Volumes, o)
 	case *corev1.PersistentVolumeClaim:
 		return removed(&v.Claims, o)
+	case *storagev1.StorageClass:
+		return removed(&v.StorageClasses, o)
 	case *corev1.Service:
 		return removed(&v.Services, o)
 	case *corev1.Endpoints: //nolint:staticcheck // see View.Endpoints

@@ -67,7 +67,10 @@ func ResourcesOf(list corev1.ResourceList) Resources {
 		amount := min(max(quantity.Value(), 0), ceiling)
 		switch name {
 		case corev1.ResourceCPU:
-			r.MilliCPU = min(max(quantity.MilliValue(), 0), ceiling)
+			r.MilliCPU = ceiling
+			if amount < ceiling/1000 { // MilliValue of more may wrap around
+				r.MilliCPU = max(quantity.MilliValue(), 0)
+			}
 		case corev1.ResourceMemory:
 			r.Memory = amount
 		case corev1.ResourceEphemeralStorage:

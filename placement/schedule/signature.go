@@ -1,0 +1,111 @@
+package schedule
+
+import (
+	"encoding/binary"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+
+	"shoal/placement"
+)
+
+// signature is equal for two pods exactly when every decision about them must be equal apart
+// from tie breaks: it holds all that filters and scores read of a pod.
+func signature(p *placement.Pod) string {
+	pod := p.Object
+	s := signer{buf: make([]byte, 0, 512)}
+	s.text(pod.Namespace)
+	s.set(pod.Labels)
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+		s.text(string(ref.UID))
+	} else {
+		s.text("")
+	}
+	s.number(int64(corev1helpers.PodPriority(pod)))
+	if pod.Spec.PreemptionPolicy != nil {
+		s.text(string(*pod.Spec.PreemptionPolicy))
+	}
+	s.resources(p)
+	s.set(pod.Spec.NodeSelector)
+	for _, t := range pod.Spec.Tolerations {
+		s.message(&t)
+	}
+	s.number(-1)
+	if pod.Spec.Affinity != nil {
+		s.message(pod.Spec.Affinity)
+	}
+	for i := range pod.Spec.TopologySpreadConstraints {
+		s.message(&pod.Spec.TopologySpreadConstraints[i])
+	}
+	s.number(-2)
+	eachImage(&pod.Spec, s.text)
+	s.number(-3)
+	for _, volume := range pod.Spec.Volumes {
+		if claim := claimName(pod, &volume); claim != "" {
+			s.text(claim)
+		}
+	}
+	return string(s.buf)
+}
+
+// signer appends values so that different sequences give different bytes.
+type signer struct{ buf []byte }
+
+func (s *signer) number(n int64) { s.buf = binary.AppendVarint(s.buf, n) }
+
+func (s *signer) text(t string) {
+	s.number(int64(len(t)))
+	s.buf = append(s.buf, t...)
+}
+
+func (s *signer) set(m map[string]string) {
+	s.number(int64(len(m)))
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		s.text(key)
+		s.text(m[key])
+	}
+}
+
+// message appends an API value in its protobuf form, which is deterministic (maps are sorted).
+func (s *signer) message(m interface{ Marshal() ([]byte, error) }) {
+	data, err := m.Marshal()
+	if err != nil {
+		return // generated marshallers of plain values cannot fail
+	}
+	s.text(string(data))
+}
+
+func (s *signer) resources(p *placement.Pod) {
+	r := p.Requests
+	for _, n := range []int64{r.MilliCPU, r.Memory, r.EphemeralStorage, p.ScoredMilliCPU, p.ScoredMemory, int64(len(r.Scalar))} {
+		s.number(n)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Scalar)) {
+		s.text(string(name))
+		s.number(r.Scalar[name])
+	}
+	s.number(int64(len(p.Ports)))
+	for _, port := range p.Ports {
+		s.text(port.IP)
+		s.text(string(port.Protocol))
+		s.number(int64(port.Port))
+	}
+}
+
+// eachImage calls f with every image the pod needs, by the name that nodes report.
+func eachImage(spec *corev1.PodSpec, f func(string)) {
+	for i := range spec.InitContainers {
+		f(normalImage(spec.InitContainers[i].Image))
+	}
+	for i := range spec.Containers {
+		f(normalImage(spec.Containers[i].Image))
+	}
+	for i := range spec.Volumes {
+		if image := spec.Volumes[i].Image; image != nil {
+			f(normalImage(image.Reference))
+		}
+	}
+}
