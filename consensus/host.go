@@ -3,107 +3,258 @@ package consensus
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"time"
 
+	"github.com/lni/dragonboat/v4"
+
+	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
 )
 
-var errGrowing = errors.New("not reached yet")
-
 // Host is one peer's part in the store.
 type Host struct {
-	cfg        Config
-	leadership chan Leadership
+	cfg   Config
+	disk  *disk
+	nh    *dragonboat.NodeHost
+	clock clock
+
+	leaders    leaders
+	leadership mailbox
+	leaderC    chan Leadership
+	changed    signal
+	routes     *routes
+	closers    closers
+
+	// ctx ends the host's loops, which stop counts.
+	ctx    context.Context
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool
+	replicas map[uint64]*replica
+	trouble  map[uint64]string
+	server   *storeServer
 }
 
 // Open starts the host over its data folder: replicas that the folder holds come
-// back to life, nothing else happens until Found is called or another peer's
-// assignment names this one.
+// back to life, nothing else happens until Found is called or an assignment names
+// this peer.
 //
 // Errors: ErrForeignData, ErrNewerFormat, and what the disk says.
-func Open(_ context.Context, cfg Config) (*Host, error) {
+func Open(ctx context.Context, cfg Config) (*Host, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	return &Host{cfg: cfg, leadership: make(chan Leadership)}, nil
+	disk, err := openDisk(cfg.FS, cfg.Dir, cfg.ClusterID, cfg.PeerID)
+	if err != nil {
+		return nil, err
+	}
+	setRaftLogger(cfg.Logger)
+	h := &Host{
+		cfg: cfg, disk: disk,
+		leaders:    leaders{shards: map[uint64]*leaderState{}},
+		leadership: mailbox{pending: map[uint64]Leadership{}, wake: make(chan struct{}, 1)},
+		leaderC:    make(chan Leadership),
+		replicas:   map[uint64]*replica{},
+		trouble:    map[uint64]string{},
+	}
+	h.clock.offset = cfg.Offset
+	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	h.routes = newRoutes(cfg)
+	if h.nh, err = openNodeHost(cfg, &transportFactory{cfg}, &h.leaders); err != nil {
+		h.cancel()
+		return nil, err
+	}
+	if err := h.start(); err != nil {
+		return nil, errors.Join(err, h.Shutdown(ctx))
+	}
+	return h, nil
+}
+
+func (h *Host) start() error {
+	server, err := newStoreServer(h)
+	if err != nil {
+		return err
+	}
+	h.server = server
+	h.loops.Go(server.serve)
+	h.loops.Go(func() { h.leadership.run(h.ctx, h.leaderC) })
+	for _, r := range h.disk.replicas() {
+		if r.Removing {
+			continue // the reconciler finishes it
+		}
+		if err := h.startReplica(r); err != nil {
+			return err
+		}
+	}
+	h.loops.Go(func() { h.followAssignments(h.ctx) })
+	h.loops.Go(func() { h.reconcile(h.ctx) })
+	h.loops.Go(func() { h.reconfigure(h.ctx) })
+	return nil
 }
 
 // Found founds a cluster: the meta shard and the data shards, with this peer as
-// their only voter. Error: ErrAlreadyFounded.
-func (h *Host) Found(context.Context) error { return errGrowing }
-
-// Propose applies the transaction to the shard and returns its outcome once this
-// is durable. ID and Stamp are filled in when zero. Retries inside are safe: the ID
-// keeps the transaction from being applied twice.
-//
-// Errors: ErrNoQuorum, ErrUnknownOutcome, ErrTooLarge, ErrClockSkew,
-// ErrUnknownShard, ErrClosed. A failed condition is no error: Result.OK is false.
-func (h *Host) Propose(context.Context, uint64, store.Transaction) (store.Result, error) {
-	return store.Result{}, errGrowing
+// their only voter. It returns once all of them take writes. A founding that was
+// interrupted is finished by calling it again. Error: ErrAlreadyFounded.
+func (h *Host) Found(ctx context.Context) error {
+	if h.Founded() {
+		return fmt.Errorf("%w: %s", ErrAlreadyFounded, h.cfg.Dir)
+	}
+	if err := h.disk.setFounding(true); err != nil {
+		return err
+	}
+	tx := store.Transaction{}
+	for shard := uint64(0); shard <= uint64(h.cfg.DataShards); shard++ {
+		r := diskReplica{Shard: shard, Replica: 1}
+		if err := h.disk.put(r); err != nil {
+			return err
+		}
+		if err := h.startReplica(r); err != nil {
+			return err
+		}
+		key := shardmap.Key(shard)
+		a := shardmap.Found(shard, h.cfg.PeerID, h.disk.identity())
+		h.routes.assign(a)
+		tx.Conditions = append(tx.Conditions, store.Condition{Key: key})
+		tx.Ops = append(tx.Ops, store.Op{Key: key, Value: a.Encode()})
+	}
+	// The first entry of every shard: a replica that has caught up is then told
+	// from one that holds nothing.
+	for shard := uint64(1); shard <= uint64(h.cfg.DataShards); shard++ {
+		if _, err := h.Propose(ctx, shard, store.Transaction{}); err != nil {
+			return fmt.Errorf("found: %w", err)
+		}
+	}
+	// Failed conditions mean that an interrupted founding came this far.
+	if _, err := h.Propose(ctx, MetaShard, tx); err != nil {
+		return fmt.Errorf("found: %w", err)
+	}
+	return h.disk.setFounding(false)
 }
 
-// Get reads one key. at is the shard's revision that the answer shows.
-func (h *Host) Get(context.Context, uint64, string, ReadLevel) (kv store.KV, found bool, at store.Revision, err error) {
-	return store.KV{}, false, 0, errGrowing
-}
+// Founded says that the folder is part of a cluster: Found is not to be called.
+func (h *Host) Founded() bool { return h.disk.founded() }
 
-// List reads a range of keys at one revision. Errors: ErrCompacted and ErrFuture
-// for At, ErrNoQuorum for a linearizable one.
-func (h *Host) List(context.Context, uint64, ListOptions, ReadLevel) (ListResult, error) {
-	return ListResult{}, errGrowing
-}
-
-// Watch delivers the shard's events in revision order, without gap or double, also
-// over changes of leader and of the replica they are read from. It ends with ctx
-// or Watch.Stop.
-//
-// Error: ErrCompacted if After is older than the history.
-func (h *Host) Watch(context.Context, uint64, WatchOptions) (*Watch, error) { return nil, errGrowing }
-
-// Close makes the shard's closed timestamp, which is its last applied revision, at
-// least upTo: afterwards no event at or below the returned revision can appear. It
-// is a linearizable barrier for reads through this host. Concurrent calls share
-// one log entry. Error: ErrFuture if upTo is ahead of the clock.
-func (h *Host) Close(context.Context, uint64, store.Revision) (store.Revision, error) {
-	return 0, errGrowing
-}
+// DiskID is drawn when the data folder is made and goes with it.
+func (h *Host) DiskID() string { return h.disk.identity() }
 
 // Now is the hybrid logical clock: at or above every revision this host has seen,
 // and the wall clock; its shard bits are zero.
-func (h *Host) Now() store.Revision { return 0 }
+func (h *Host) Now() store.Revision { return h.clock.now() }
 
 // Leadership reports leaderships of local replicas as they are gained and lost. A
-// slow reader sees the newest state of each shard, not every step.
-func (h *Host) Leadership() <-chan Leadership { return h.leadership }
+// slow reader sees the newest state of each shard, not every step. Once it reports
+// a gain, Local shows all that earlier leaders committed.
+func (h *Host) Leadership() <-chan Leadership { return h.leaderC }
 
-// Local is the newest snapshot of the local replica, false if there is none.
-func (h *Host) Local(uint64) (View, bool) { return View{}, false }
+// Local is the newest snapshot of the local replica, false if there is none or if
+// it has not caught up since its start.
+func (h *Host) Local(shard uint64) (View, bool) {
+	if r, ok := h.replica(shard); ok {
+		return r.view()
+	}
+	return View{}, false
+}
 
-// Status is what this host knows of every shard, in order of their numbers.
-func (h *Host) Status() []ShardStatus { return nil }
-
-// Where answers where a shard's replicas are and who leads it.
-func (h *Host) Where(context.Context, uint64) (ShardStatus, error) {
-	return ShardStatus{}, errGrowing
+// Shards lists the numbers of the shards this host knows of, in order.
+func (h *Host) Shards() []uint64 {
+	known := map[uint64]bool{}
+	for _, a := range h.routes.all() {
+		known[a.Shard] = true
+	}
+	for _, r := range h.runningReplicas() {
+		known[r.shard] = true
+	}
+	shards := make([]uint64, 0, len(known))
+	for s := range known {
+		shards = append(shards, s)
+	}
+	sort.Slice(shards, func(i, j int) bool { return shards[i] < shards[j] })
+	return shards
 }
 
 // Shutdown hands the local replicas' leaderships to other peers, then stops. The
-// data stay in the folder.
-func (h *Host) Shutdown(context.Context) error { return nil }
-
-// Watch is a running watch.
-type Watch struct {
-	events chan []store.Event
-	err    error
+// data stay in the folder. ctx bounds the handing over, not the stop.
+func (h *Host) Shutdown(ctx context.Context) error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	h.mu.Unlock()
+	h.handOver(ctx)
+	h.stop()
+	return nil
 }
 
-// Events delivers batches in revision order. It is closed when the watch ends; then
-// Err says why.
-func (w *Watch) Events() <-chan []store.Event { return w.events }
+// stop ends the host at once, as a crash would but without losing the process.
+func (h *Host) stop() {
+	h.mu.Lock()
+	h.closed = true
+	h.mu.Unlock()
+	h.cancel()
+	if h.server != nil {
+		h.server.stop()
+	}
+	h.routes.close()
+	h.nh.Close()
+	h.loops.Wait()
+}
 
-// Err is why the watch ended, once Events is closed: nil after Stop or the end of
-// its ctx, else ErrSlowWatcher, ErrCompacted or ErrClosed.
-func (w *Watch) Err() error { return w.err }
+// handOver transfers leaderships until none is left, there is nobody to take them,
+// or ctx ends. A transfer may be lost without a trace, so it is asked for again.
+func (h *Host) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		waiting := false
+		for _, r := range h.runningReplicas() {
+			info, _ := h.leaders.get(r.shard)
+			if !leads(info) {
+				continue
+			}
+			if to, ok := h.successor(ctx, r); ok && h.nh.RequestLeaderTransfer(r.shard, to) == nil {
+				waiting = true
+			}
+		}
+		if !waiting {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			h.cfg.Logger.Warn("stopping with leaderships that nobody took over in time")
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
 
-// Stop ends the watch and releases what it holds.
-func (w *Watch) Stop() {}
+// signal wakes everybody who waits for it.
+type signal struct {
+	mu sync.Mutex
+	c  chan struct{}
+}
+
+func (s *signal) wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.c == nil {
+		s.c = make(chan struct{})
+	}
+	return s.c
+}
+
+func (s *signal) broadcast() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.c != nil {
+		close(s.c)
+		s.c = nil
+	}
+}

@@ -1,20 +1,22 @@
 package store
 
 import (
+	"bytes"
 	"time"
+	"unsafe"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
-// Limits bounds the record of past changes. It is part of the state machine:
-// replicas with different limits keep the same keys but answer differently for old
-// revisions.
+// Limits bounds what a shard remembers of its past. It is part of the state
+// machine: replicas with different limits keep the same keys but answer differently
+// for old revisions and old requests.
 type Limits struct {
-	// Bytes of superseded values with their keys. Default 64 MiB.
+	// Bytes of superseded versions. Default 64 MiB.
 	Bytes int64
 	// Age in revision time. Default 10 minutes.
 	Age time.Duration
-	// Requests is how many request IDs are remembered. Default 16,384.
+	// Requests is how many applied request IDs are remembered. Default 32,768.
 	Requests int
 }
 
@@ -27,12 +29,168 @@ func (l Limits) WithDefaults() Limits {
 		l.Age = 10 * time.Minute
 	}
 	if l.Requests == 0 {
-		l.Requests = 16_384
+		l.Requests = 32_768
 	}
 	return l
 }
 
-type state struct {
-	last Revision
-	keys *iradix.Tree[*KV]
+// Store is the state machine of one shard. One goroutine applies; any number read
+// the Views it hands out.
+type Store struct {
+	shard  uint64
+	limits Limits
+	last   Revision
+	// txn collects the changes since the last View, so that a batch of
+	// transactions shares the copied nodes of the tree.
+	keys    *iradix.Tree[*KV]
+	txn     *iradix.Txn[*KV]
+	expiry  *iradix.Tree[*KV]
+	history history
+	seen    requests
+	view    *state
 }
+
+// New returns the empty state of a shard.
+func New(shard uint64, limits Limits) *Store {
+	limits = limits.WithDefaults()
+	return &Store{
+		shard:  shard,
+		limits: limits,
+		keys:   iradix.New[*KV](),
+		expiry: iradix.New[*KV](),
+		seen:   newRequests(limits.Requests),
+	}
+}
+
+// Apply applies the transaction and returns its outcome and, if it changed
+// anything, its events in revision order. Applying a request again returns the
+// first outcome and no events.
+func (s *Store) Apply(tx Transaction) (Result, []Event) {
+	s.view = nil
+	stamp := tx.Stamp
+	if stamp < 0 || stamp > maxStamp {
+		stamp = 0
+	}
+	if done, ok := s.seen.find(tx.ID); ok {
+		s.advance(stamp)
+		return Result{OK: true, Revision: done.at, Revisions: done.revisions}, nil
+	}
+	if tx.ID != (RequestID{}) && stamp != 0 && stamp <= s.seen.forgotten {
+		s.advance(stamp)
+		return Result{Forgotten: true, Revision: s.last}, nil
+	}
+	if failed := s.failed(tx.Conditions); failed != nil {
+		s.advance(stamp)
+		return Result{Revision: s.last, Failed: failed}, nil
+	}
+	res := Result{OK: true}
+	var events []Event
+	if len(tx.Ops) > 0 {
+		res.Revisions = make([]Revision, len(tx.Ops))
+		events = make([]Event, 0, len(tx.Ops))
+	}
+	for i, op := range tx.Ops {
+		var ev Event
+		var changed bool
+		if res.Revisions[i], ev, changed = s.applyOp(op, stamp); changed {
+			events = append(events, ev)
+		}
+	}
+	s.advance(stamp)
+	res.Revision = s.last
+	if len(tx.Ops) > 0 {
+		s.seen.add(tx.ID, res)
+	}
+	s.history.trim(s.limits, s.last)
+	return res, events
+}
+
+// advance lifts the shard's revision to at least the stamp.
+func (s *Store) advance(stamp Revision) {
+	s.last = max(s.last, stamp.onShard(s.shard))
+}
+
+func (s *Store) failed(conditions []Condition) []KV {
+	var failed []KV
+	for _, c := range conditions {
+		kv, ok := s.get(c.Key)
+		switch {
+		case !ok && c.Revision != 0:
+			failed = append(failed, KV{Key: c.Key})
+		case ok && kv.Mod != c.Revision:
+			failed = append(failed, *kv)
+		}
+	}
+	return failed
+}
+
+// applyOp returns the key's Mod after the op, and the event if it changed anything.
+func (s *Store) applyOp(op Op, stamp Revision) (Revision, Event, bool) {
+	prev, had := s.get(op.Key)
+	if op.Delete && !had {
+		return 0, Event{}, false
+	}
+	if op.Value == nil {
+		op.Value = []byte{} // nil is for deletions
+	}
+	if !op.Delete && had && prev.Expires == op.Expires && bytes.Equal(prev.Value, op.Value) {
+		return prev.Mod, Event{}, false
+	}
+	rev := max(s.last+Tick, stamp).onShard(s.shard)
+	s.last = rev
+	if had && prev.Expires != 0 {
+		s.expiry, _, _ = s.expiry.Delete(expiryKey(prev))
+	}
+	rec := record{revision: rev, prev: prev}
+	if op.Delete {
+		s.write().Delete(keyBytes(op.Key))
+	} else {
+		kv := &KV{Key: op.Key, Value: op.Value, Create: rev, Mod: rev, Expires: op.Expires}
+		if had {
+			// The key's bytes are shared between versions.
+			kv.Key, kv.Create = prev.Key, prev.Create
+		}
+		s.write().Insert(keyBytes(kv.Key), kv)
+		if kv.Expires != 0 {
+			s.expiry, _, _ = s.expiry.Insert(expiryKey(kv), kv)
+		}
+		rec.cur = kv
+	}
+	s.history.add(rec)
+	return rev, rec.event(), true
+}
+
+func (s *Store) get(key string) (*KV, bool) {
+	if s.txn != nil {
+		return s.txn.Get(keyBytes(key))
+	}
+	return s.keys.Get(keyBytes(key))
+}
+
+func (s *Store) write() *iradix.Txn[*KV] {
+	if s.txn == nil {
+		s.txn = s.keys.Txn()
+	}
+	return s.txn
+}
+
+// View returns an immutable snapshot of the state. It is cheap, and cheaper once
+// for many transactions than after each.
+func (s *Store) View() View {
+	if s.view == nil {
+		if s.txn != nil {
+			s.keys = s.txn.Commit()
+			s.txn = nil
+		}
+		s.view = &state{
+			shard: s.shard, last: s.last, floor: s.history.floor,
+			keys: s.keys, expiry: s.expiry, history: s.history.records,
+			requests: s.seen.queue, forgotten: s.seen.forgotten,
+		}
+	}
+	return View{s.view}
+}
+
+// keyBytes gives a key's bytes without copying them. Tree and callers only read
+// them.
+func keyBytes(key string) []byte { return unsafe.Slice(unsafe.StringData(key), len(key)) }

@@ -1,4 +1,190 @@
 package store
 
-// View is an immutable snapshot of a Store.
+import (
+	"encoding/binary"
+	"strings"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+)
+
+type state struct {
+	shard       uint64
+	last, floor Revision
+	keys        *iradix.Tree[*KV]
+	expiry      *iradix.Tree[*KV]
+	history     []record
+	requests    []request
+	forgotten   Revision
+}
+
+// View is an immutable snapshot of a Store. It is a small value; the zero View
+// holds nothing and must not be read.
 type View struct{ s *state }
+
+// Valid says that the View shows a Store.
+func (v View) Valid() bool { return v.s != nil }
+
+// Shard is the shard's number.
+func (v View) Shard() uint64 { return v.s.shard }
+
+// Revision is the shard's last revision: every later change has a higher one, so
+// it is also the closed timestamp.
+func (v View) Revision() Revision { return v.s.last }
+
+// Floor is the revision that the history reaches back to: states at or above it
+// can be read, and watches resumed.
+func (v View) Floor() Revision { return v.s.floor }
+
+// Len is the number of keys.
+func (v View) Len() int { return v.s.keys.Len() }
+
+// Get returns the current version of a key.
+func (v View) Get(key string) (KV, bool) {
+	if kv, ok := v.s.keys.Get(keyBytes(key)); ok {
+		return *kv, true
+	}
+	return KV{}, false
+}
+
+// Ascend calls fn with the current version of every key with the prefix, in order,
+// until fn returns false.
+func (v View) Ascend(prefix string, fn func(KV) bool) {
+	it := v.s.keys.Root().Iterator()
+	it.SeekPrefix(keyBytes(prefix))
+	for _, kv, ok := it.Next(); ok; _, kv, ok = it.Next() {
+		if !fn(*kv) {
+			return
+		}
+	}
+}
+
+// Range selects keys with the prefix, at or above Start, below End ("" is none).
+type Range struct {
+	Prefix, Start, End string
+	Reverse            bool
+}
+
+// At returns the state as it was at the revision, for keys in the range; other keys
+// may be missing or newer. Zero is the newest. Errors: ErrCompacted, ErrFuture.
+func (v View) At(rev Revision, r Range) (View, error) {
+	if rev == 0 || rev == v.s.last {
+		return v, nil
+	}
+	if rev > v.s.last {
+		return View{}, ErrFuture
+	}
+	if rev < v.s.floor {
+		return View{}, ErrCompacted
+	}
+	// Undo the later changes from the newest to the oldest.
+	txn := v.s.keys.Txn()
+	for undo := after(v.s.history, rev); len(undo) > 0; undo = undo[:len(undo)-1] {
+		rec := undo[len(undo)-1]
+		key := rec.key()
+		if !r.contains(key) {
+			continue
+		}
+		if rec.prev == nil {
+			txn.Delete(keyBytes(key))
+		} else {
+			txn.Insert(keyBytes(key), rec.prev)
+		}
+	}
+	old := *v.s
+	old.keys, old.last = txn.Commit(), rev
+	return View{&old}, nil
+}
+
+func (r Range) contains(key string) bool {
+	return strings.HasPrefix(key, r.Prefix) && key >= r.Start && (r.End == "" || key < r.End)
+}
+
+// Walk calls fn with every key in the range, in order or from the highest key
+// down, until fn returns false. The KV is shared and must not be changed.
+func (v View) Walk(r Range, fn func(*KV) bool) {
+	if r.Reverse {
+		v.walkDown(r, fn)
+		return
+	}
+	it := v.s.keys.Root().Iterator()
+	if start := max(r.Start, r.Prefix); start == r.Prefix {
+		it.SeekPrefix(keyBytes(start))
+	} else {
+		it.SeekLowerBound(keyBytes(start))
+	}
+	for _, kv, ok := it.Next(); ok && r.contains(kv.Key); _, kv, ok = it.Next() {
+		if !fn(kv) {
+			return
+		}
+	}
+}
+
+func (v View) walkDown(r Range, fn func(*KV) bool) {
+	it := v.s.keys.Root().ReverseIterator()
+	bound := prefixEnd(r.Prefix)
+	if r.End != "" && (bound == "" || r.End < bound) {
+		bound = r.End
+	}
+	if bound != "" {
+		it.SeekReverseLowerBound(keyBytes(bound))
+	}
+	for _, kv, ok := it.Previous(); ok; _, kv, ok = it.Previous() {
+		if kv.Key == bound {
+			continue
+		}
+		if !r.contains(kv.Key) || !fn(kv) {
+			return
+		}
+	}
+}
+
+// prefixEnd is the lowest string above every string with the prefix, "" if there
+// is none.
+func prefixEnd(prefix string) string {
+	b := []byte(prefix)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i] < 0xff {
+			b[i]++
+			return string(b[:i+1])
+		}
+	}
+	return ""
+}
+
+// Events returns the changes above the revision of keys with the prefix, oldest
+// first, at most limit of them, and the revision up to which they are complete.
+// Error: ErrCompacted if the history does not reach back to the revision.
+func (v View) Events(afterRev Revision, prefix string, limit int) ([]Event, Revision, error) {
+	if afterRev < v.s.floor {
+		return nil, 0, ErrCompacted
+	}
+	var events []Event
+	for _, rec := range after(v.s.history, afterRev) {
+		if !strings.HasPrefix(rec.key(), prefix) {
+			continue
+		}
+		if len(events) == limit {
+			return events, events[limit-1].Revision, nil
+		}
+		events = append(events, rec.event())
+	}
+	return events, max(v.s.last, afterRev), nil
+}
+
+// Due returns keys whose Expires is at or before now (unix milliseconds), soonest
+// first, at most limit of them.
+func (v View) Due(now int64, limit int) []KV {
+	var due []KV
+	it := v.s.expiry.Root().Iterator()
+	for _, kv, ok := it.Next(); ok && kv.Expires <= now && len(due) < limit; _, kv, ok = it.Next() {
+		due = append(due, *kv)
+	}
+	return due
+}
+
+// expiryKey orders keys by their expiry. Negative moments count as long past.
+func expiryKey(kv *KV) []byte {
+	b := make([]byte, 8, 8+len(kv.Key))
+	binary.BigEndian.PutUint64(b, uint64(max(kv.Expires, 0)))
+	return append(b, kv.Key...)
+}

@@ -1,0 +1,231 @@
+// Package consensustest gives tests real consensus hosts (dragonboat, disks in
+// temporary folders) over a network in memory.
+package consensustest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/test/bufconn"
+
+	"shoal/consensus"
+)
+
+// Network joins peers in memory. The zero value is not usable: see NewNetwork.
+type Network struct {
+	mu        sync.Mutex
+	listeners map[string]*bufconn.Listener
+	peers     map[string]bool
+	cut       map[[2]string]bool
+	conns     map[net.Conn][2]string
+}
+
+// NewNetwork returns a network without peers.
+func NewNetwork() *Network {
+	return &Network{
+		listeners: map[string]*bufconn.Listener{},
+		peers:     map[string]bool{},
+		cut:       map[[2]string]bool{},
+		conns:     map[net.Conn][2]string{},
+	}
+}
+
+// errUnreachable is what dialling a dead or cut-off peer gives.
+var errUnreachable = errors.New("peer is unreachable")
+
+// Peers lists the peers that listen, in no order.
+func (n *Network) Peers() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all []string
+	for peer := range n.peers {
+		all = append(all, peer)
+	}
+	return all
+}
+
+// Listen opens a peer's end of a service.
+func (n *Network) Listen(peer, service string) (net.Listener, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	key := peer + " " + service
+	if _, taken := n.listeners[key]; taken {
+		return nil, fmt.Errorf("%s already listens for %s", peer, service)
+	}
+	l := bufconn.Listen(1 << 20)
+	n.listeners[key], n.peers[peer] = l, true
+	return &listener{Listener: l, network: n, peer: peer, key: key}, nil
+}
+
+type listener struct {
+	*bufconn.Listener
+	network   *Network
+	peer, key string
+}
+
+func (l *listener) Close() error {
+	n := l.network
+	n.mu.Lock()
+	if n.listeners[l.key] == l.Listener {
+		delete(n.listeners, l.key)
+		delete(n.peers, l.peer)
+	}
+	n.mu.Unlock()
+	return l.Listener.Close()
+}
+
+// Accept waits for a connection whose dialling side has introduced itself, as
+// certificates do on a real link.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		var size [1]byte
+		if _, err := io.ReadFull(conn, size[:]); err != nil {
+			conn.Close()
+			continue
+		}
+		name := make([]byte, size[0])
+		if _, err := io.ReadFull(conn, name); err != nil {
+			conn.Close()
+			continue
+		}
+		return &identified{Conn: conn, peer: string(name)}, nil
+	}
+}
+
+type identified struct {
+	net.Conn
+	peer string
+}
+
+// PeerID is the caller's identity.
+func (c *identified) PeerID() string { return c.peer }
+
+// Dial connects one peer to a service of another.
+func (n *Network) Dial(ctx context.Context, from, to, service string) (net.Conn, error) {
+	n.mu.Lock()
+	l, ok := n.listeners[to+" "+service]
+	cut := n.cut[[2]string{from, to}]
+	n.mu.Unlock()
+	if !ok || cut {
+		return nil, fmt.Errorf("%s to %s: %w", from, to, errUnreachable)
+	}
+	conn, err := l.DialContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(append([]byte{byte(len(from))}, from...)); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.conns[conn] = [2]string{from, to}
+	return &tracked{Conn: conn, network: n}, nil
+}
+
+type tracked struct {
+	net.Conn
+	network *Network
+}
+
+func (c *tracked) Close() error {
+	c.network.mu.Lock()
+	delete(c.network.conns, c.Conn)
+	c.network.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// Cut severs two peers in both directions: connections break, dialling fails.
+func (n *Network) Cut(a, b string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[[2]string{a, b}], n.cut[[2]string{b, a}] = true, true
+	for conn, ends := range n.conns {
+		if n.cut[ends] {
+			conn.Close()
+		}
+	}
+}
+
+// Heal ends every cut.
+func (n *Network) Heal() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.cut)
+}
+
+// ClusterID is the cluster that hosts of this package belong to.
+const ClusterID = "consensustest"
+
+// Config is a configuration for quick tests: a short tick, few workers, two data
+// shards, silent log.
+func (n *Network) Config(peer, dir string) consensus.Config {
+	return consensus.Config{
+		PeerID: peer, ClusterID: ClusterID, Dir: dir,
+		Listen: func(service string) (net.Listener, error) { return n.Listen(peer, service) },
+		Dial: func(ctx context.Context, to, service string) (net.Conn, error) {
+			return n.Dial(ctx, peer, to, service)
+		},
+		Peers:      n.Peers,
+		DataShards: 2,
+		RTT:        10 * time.Millisecond,
+		Frugal:     true,
+		Logger:     slog.New(slog.DiscardHandler),
+	}
+}
+
+// Open opens a host and shuts it down when the test ends. change may adjust the
+// configuration, or be nil.
+func (n *Network) Open(t testing.TB, peer, dir string, change func(*consensus.Config)) *consensus.Host {
+	t.Helper()
+	cfg := n.Config(peer, dir)
+	if change != nil {
+		change(&cfg)
+	}
+	h, err := consensus.Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatalf("open host %s: %v", peer, err)
+	}
+	t.Cleanup(func() {
+		// Nobody waits for a hand-over at the end of a test.
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := h.Shutdown(ctx); err != nil {
+			t.Errorf("shut down host %s: %v", peer, err)
+		}
+	})
+	return h
+}
+
+// NewHost returns a founded host that is alone in its cluster, with the given
+// number of data shards (default 2).
+func NewHost(t testing.TB, dataShards ...int) *consensus.Host {
+	t.Helper()
+	h := NewNetwork().Open(t, "peer-a", t.TempDir(), func(c *consensus.Config) {
+		if len(dataShards) > 0 {
+			c.DataShards = dataShards[0]
+		}
+	})
+	Found(t, h)
+	return h
+}
+
+// Found founds the host's cluster.
+func Found(t testing.TB, h *consensus.Host) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := h.Found(ctx); err != nil {
+		t.Fatalf("found: %v", err)
+	}
+}

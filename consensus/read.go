@@ -1,0 +1,133 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"shoal/consensus/store"
+)
+
+// Get reads one key. at is the shard's revision that the answer shows. Errors:
+// ErrNoQuorum (linearizable only), ErrUnknownShard, ErrClosed.
+func (h *Host) Get(ctx context.Context, shard uint64, key string, level ReadLevel) (kv store.KV, found bool, at store.Revision, err error) {
+	err = h.reach(ctx, shard,
+		func(ctx context.Context, r *replica) error {
+			view, err := h.viewHere(ctx, r, level)
+			if err == nil {
+				at = view.Revision()
+				kv, found = view.Get(key)
+			}
+			return err
+		},
+		func(ctx context.Context, peer string) (err error) {
+			kv, found, at, err = h.getAt(ctx, peer, shard, key, level)
+			return err
+		})
+	h.clock.observe(at)
+	return kv, found, at, err
+}
+
+// List reads a range of keys at one revision. Errors: ErrCompacted and ErrFuture
+// for At; those of Get.
+func (h *Host) List(ctx context.Context, shard uint64, opts ListOptions, level ReadLevel) (res ListResult, err error) {
+	err = h.reach(ctx, shard,
+		func(ctx context.Context, r *replica) (err error) {
+			res, err = h.listHere(ctx, r, opts, level)
+			return err
+		},
+		func(ctx context.Context, peer string) (err error) {
+			res, err = h.listAt(ctx, peer, shard, opts, level)
+			return err
+		})
+	h.clock.observe(res.Revision)
+	return res, err
+}
+
+func (h *Host) listHere(ctx context.Context, r *replica, opts ListOptions, level ReadLevel) (ListResult, error) {
+	// A past revision does not change any more: no quorum has to be asked.
+	if view, ok := r.view(); ok && opts.At != 0 && opts.At <= view.Revision() {
+		return listView(view, opts)
+	}
+	view, err := h.viewHere(ctx, r, level)
+	if err != nil {
+		return ListResult{}, err
+	}
+	return listView(view, opts)
+}
+
+// viewHere gives the replica's View at the level, in one attempt.
+func (h *Host) viewHere(ctx context.Context, r *replica, level ReadLevel) (store.View, error) {
+	if level == Local {
+		if view, ok := r.view(); ok {
+			return view, nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-h.changed.wait():
+		case <-time.After(readAttempt / 4):
+		}
+		return store.View{}, &tryAgain{cause: errNotReady}
+	}
+	view, err := h.readIndex(ctx, r)
+	if err != nil {
+		return store.View{}, &tryAgain{cause: err}
+	}
+	return view, nil
+}
+
+func listView(view store.View, opts ListOptions) (ListResult, error) {
+	r := store.Range{Prefix: opts.Prefix, Start: opts.Start, End: opts.End, Reverse: opts.Reverse}
+	view, err := view.At(opts.At, r)
+	if err != nil {
+		return ListResult{}, err
+	}
+	res := ListResult{Revision: view.Revision()}
+	view.Walk(r, func(kv *store.KV) bool {
+		res.Count++
+		switch {
+		case opts.CountOnly:
+		case opts.Limit > 0 && len(res.KVs) == opts.Limit:
+			res.More = true
+		default:
+			res.KVs = append(res.KVs, *kv)
+		}
+		return true
+	})
+	return res, nil
+}
+
+// Close makes the shard's closed timestamp, which is its last applied revision, at
+// least upTo: afterwards no event at or below the returned revision can appear. It
+// is a linearizable barrier for local reads through this host. Concurrent calls
+// share one log entry.
+//
+// Errors: ErrFuture if upTo is ahead of the clock; those of Propose.
+func (h *Host) Close(ctx context.Context, shard uint64, upTo store.Revision) (store.Revision, error) {
+	if upTo > h.clock.now() {
+		if err := h.clock.admit(upTo); err != nil {
+			return 0, shardError(shard, ErrFuture, err)
+		}
+	}
+	return h.closers.close(ctx, shard, upTo, h.closeNow)
+}
+
+func (h *Host) closeNow(ctx context.Context, shard uint64, upTo store.Revision) (store.Revision, error) {
+	if r, ok := h.replica(shard); ok {
+		if view, ok := r.view(); ok && view.Revision() >= upTo {
+			if view, err := h.readIndex(ctx, r); err == nil {
+				return view.Revision(), nil
+			}
+		}
+	}
+	if _, err := h.clock.stamp(); err != nil {
+		return 0, shardError(shard, ErrClockSkew, err)
+	}
+	res, _, err := h.propose(ctx, shard, store.AppendTransaction(nil, store.Transaction{Stamp: upTo}))
+	var kind *ShardError
+	if errors.As(err, &kind) && kind.Kind == ErrUnknownOutcome {
+		// An empty transaction that was lost has no outcome to be unsure of.
+		err = shardError(shard, ErrNoQuorum, kind.Cause)
+	}
+	return res.Revision, err
+}

@@ -1,0 +1,275 @@
+package consensus
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
+	"github.com/lni/dragonboat/v4/raftpb"
+)
+
+// A raft connection carries frames in one direction: kind, length (4 bytes, big
+// endian), then a raftpb.MessageBatch or raftpb.Chunk.
+const (
+	frameBatch = 1
+	frameChunk = 2
+	// maxRaftFrame is above what dragonboat puts into one batch (64 MiB).
+	maxRaftFrame = 72 << 20
+
+	raftWriteTimeout = 5 * time.Second
+)
+
+// errRaftFrame reports a malformed frame; the connection it came on is closed.
+var errRaftFrame = errors.New("malformed raft frame")
+
+// transportFactory makes dragonboat's transport over the peer's own connections. A
+// raft address is a peer ID; dialling finds out where that peer is now.
+type transportFactory struct {
+	cfg Config
+}
+
+func (f *transportFactory) Create(_ config.NodeHostConfig, batch raftio.MessageHandler, chunk raftio.ChunkHandler) raftio.ITransport {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &transport{
+		cfg: f.cfg, onBatch: batch, onChunk: chunk, ctx: ctx, cancel: cancel,
+		conns: map[net.Conn]struct{}{}, senders: map[replicaKey]string{},
+	}
+}
+
+func (f *transportFactory) Validate(peerID string) bool { return peerID != "" }
+
+type replicaKey struct{ shard, replica uint64 }
+
+type transport struct {
+	cfg     Config
+	onBatch raftio.MessageHandler
+	onChunk raftio.ChunkHandler
+	ctx     context.Context
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
+
+	mu       sync.Mutex
+	listener net.Listener
+	conns    map[net.Conn]struct{}
+	// senders remembers which peer speaks for which replica. Replica IDs are never
+	// reused, so this never changes; dragonboat would panic if it did.
+	senders map[replicaKey]string
+}
+
+func (t *transport) Name() string { return "shoal" }
+
+func (t *transport) Start() error {
+	l, err := t.cfg.Listen(ServiceRaft)
+	if err != nil {
+		return fmt.Errorf("listen for %s: %w", ServiceRaft, err)
+	}
+	t.listener = l
+	t.done.Go(func() { t.accept(l) })
+	return nil
+}
+
+func (t *transport) Close() error {
+	t.cancel()
+	err := t.listener.Close()
+	t.mu.Lock()
+	for c := range t.conns {
+		c.Close()
+	}
+	t.mu.Unlock()
+	t.done.Wait()
+	return err
+}
+
+func (t *transport) accept(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if t.ctx.Err() == nil {
+				t.cfg.Logger.Error("raft listener stopped", "err", err)
+			}
+			return
+		}
+		t.mu.Lock()
+		if t.ctx.Err() != nil {
+			t.mu.Unlock()
+			conn.Close()
+			return
+		}
+		t.conns[conn] = struct{}{}
+		t.mu.Unlock()
+		t.done.Go(func() {
+			err := t.serve(conn)
+			conn.Close()
+			t.mu.Lock()
+			delete(t.conns, conn)
+			t.mu.Unlock()
+			if errors.Is(err, errRaftFrame) {
+				t.cfg.Logger.Warn("raft connection dropped", "from", remotePeer(conn), "err", err)
+			}
+		})
+	}
+}
+
+// remotePeer is the proven identity of the other side, "" where the connection has
+// none.
+func remotePeer(conn net.Conn) string {
+	if c, ok := conn.(interface{ PeerID() string }); ok {
+		return c.PeerID()
+	}
+	return ""
+}
+
+func (t *transport) serve(conn net.Conn) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", errRaftFrame, r)
+		}
+	}()
+	r := bufio.NewReaderSize(conn, 64<<10)
+	peer := remotePeer(conn)
+	for {
+		// raftpb keeps parts of what it decodes, so a body is never reused.
+		kind, body, err := readRaftFrame(r)
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case frameBatch:
+			var b raftpb.MessageBatch
+			if err := b.Unmarshal(body); err != nil {
+				return fmt.Errorf("%w: %w", errRaftFrame, err)
+			}
+			if err := t.vet(peer, &b); err != nil {
+				return err
+			}
+			t.onBatch(b)
+		case frameChunk:
+			var c raftpb.Chunk
+			if err := c.Unmarshal(body); err != nil {
+				return fmt.Errorf("%w: %w", errRaftFrame, err)
+			}
+			if !t.onChunk(c) {
+				return nil
+			}
+		default:
+			return fmt.Errorf("%w: kind %d", errRaftFrame, kind)
+		}
+	}
+}
+
+// vet refuses messages in another peer's name.
+func (t *transport) vet(peer string, b *raftpb.MessageBatch) error {
+	if peer != "" && b.SourceAddress != "" && b.SourceAddress != peer {
+		return fmt.Errorf("%w: peer %s speaks for %s", errRaftFrame, peer, b.SourceAddress)
+	}
+	if b.SourceAddress == "" {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, m := range b.Requests {
+		if m.From == 0 {
+			continue
+		}
+		key := replicaKey{m.ShardID, m.From}
+		if known, ok := t.senders[key]; ok && known != b.SourceAddress {
+			return fmt.Errorf("%w: peer %s speaks for shard %d replica %d of %s",
+				errRaftFrame, b.SourceAddress, m.ShardID, m.From, known)
+		}
+		t.senders[key] = b.SourceAddress
+	}
+	return nil
+}
+
+// readRaftFrame reads one frame. For large ones memory grows with what arrives, not
+// with what the length claims.
+func readRaftFrame(r io.Reader) (kind byte, body []byte, err error) {
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(head[1:])
+	switch {
+	case n > maxRaftFrame:
+		return 0, nil, fmt.Errorf("%w: %d bytes", errRaftFrame, n)
+	case n <= 1<<20:
+		body = make([]byte, n)
+		_, err = io.ReadFull(r, body)
+	default:
+		var buf bytes.Buffer
+		_, err = io.CopyN(&buf, r, int64(n))
+		body = buf.Bytes()
+	}
+	return head[0], body, err
+}
+
+func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
+	return t.connect(ctx, target)
+}
+
+func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (raftio.ISnapshotConnection, error) {
+	return t.connect(ctx, target)
+}
+
+func (t *transport) connect(ctx context.Context, target string) (*raftConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, raftWriteTimeout)
+	defer cancel()
+	conn, err := t.cfg.Dial(ctx, target, ServiceRaft)
+	if err != nil {
+		return nil, err
+	}
+	return &raftConn{conn: conn, log: t.cfg.Logger}, nil
+}
+
+// raftConn is the sending side. dragonboat uses it from one goroutine.
+type raftConn struct {
+	conn net.Conn
+	log  *slog.Logger
+	buf  []byte
+}
+
+func (c *raftConn) Close() {
+	if err := c.conn.Close(); err != nil {
+		c.log.Debug("close raft connection", "err", err)
+	}
+}
+
+type raftMessage interface {
+	Size() int
+	MarshalTo([]byte) (int, error)
+}
+
+func (c *raftConn) SendMessageBatch(b raftpb.MessageBatch) error { return c.send(frameBatch, &b) }
+
+func (c *raftConn) SendChunk(chunk raftpb.Chunk) error { return c.send(frameChunk, &chunk) }
+
+func (c *raftConn) send(kind byte, m raftMessage) error {
+	n := m.Size()
+	if n > maxRaftFrame {
+		return fmt.Errorf("%w: %d bytes to send", errRaftFrame, n)
+	}
+	if cap(c.buf) < n+5 || cap(c.buf) > 4<<20 {
+		c.buf = make([]byte, n+5)
+	}
+	b := c.buf[:n+5]
+	b[0] = kind
+	binary.BigEndian.PutUint32(b[1:], uint32(n))
+	if _, err := m.MarshalTo(b[5:]); err != nil {
+		return err
+	}
+	if err := c.conn.SetWriteDeadline(time.Now().Add(raftWriteTimeout)); err != nil {
+		return err
+	}
+	_, err := c.conn.Write(b)
+	return err
+}

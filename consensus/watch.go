@@ -1,0 +1,150 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"shoal/consensus/store"
+)
+
+// Watch is a running watch.
+type Watch struct {
+	events chan []store.Event
+	cancel context.CancelFunc
+	mu     sync.Mutex
+	err    error
+}
+
+// Events delivers batches in revision order. It is closed when the watch ends; then
+// Err says why. Values are shared and must not be changed.
+func (w *Watch) Events() <-chan []store.Event { return w.events }
+
+// Err is why the watch ended, once Events is closed: nil after Stop or the end of
+// its ctx, else ErrSlowWatcher, ErrCompacted or ErrClosed.
+func (w *Watch) Err() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+// Stop ends the watch and releases what it holds. Batches that were not read yet
+// are dropped.
+func (w *Watch) Stop() { w.cancel() }
+
+// source is where a watch reads from: a local replica or a peer.
+type source interface {
+	// next waits for events. Errors: ctx's; errSourceClosed or tryAgain when
+	// another source has to be found; else the watch is over.
+	next(ctx context.Context) ([]store.Event, error)
+	// position is the revision up to which everything was returned by next.
+	position() store.Revision
+	stop()
+}
+
+// Watch delivers the shard's events in revision order, without gap or double, also
+// over changes of leader and of the replica they are read from. It ends with ctx
+// or Watch.Stop. A reader may lag as far as the shard's history reaches; then the
+// watch is cut with ErrSlowWatcher.
+//
+// Errors: ErrCompacted if After is older than the history, ErrNoQuorum if no peer
+// with a replica answers, ErrClosed.
+func (h *Host) Watch(ctx context.Context, shard uint64, opts WatchOptions) (*Watch, error) {
+	src, err := h.openSource(ctx, shard, opts)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	w := &Watch{events: make(chan []store.Event), cancel: cancel}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		src.stop()
+		cancel()
+		return nil, ErrClosed
+	}
+	h.loops.Go(func() {
+		defer close(w.events)
+		defer cancel()
+		stopped := context.AfterFunc(h.ctx, cancel)
+		defer stopped()
+		err := h.pump(ctx, shard, opts, src, w.events)
+		if ctx.Err() != nil {
+			err = nil
+		}
+		if h.ctx.Err() != nil {
+			err = ErrClosed
+		}
+		w.mu.Lock()
+		w.err = err
+		w.mu.Unlock()
+	})
+	return w, nil
+}
+
+// pump passes events on and finds a new source where the old one ended.
+func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src source, out chan<- []store.Event) error {
+	defer func() {
+		if src != nil {
+			src.stop()
+		}
+	}()
+	for {
+		events, err := src.next(ctx)
+		if len(events) > 0 {
+			select {
+			case out <- events:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		var again *tryAgain
+		switch {
+		case err == nil:
+			continue
+		case !errors.Is(err, errSourceClosed) && !errors.As(err, &again):
+			return err
+		}
+		opts.After = src.position()
+		src.stop()
+		if src, err = h.reopenSource(ctx, shard, opts); err != nil {
+			return err
+		}
+	}
+}
+
+// reopenSource looks for a source until ctx ends: a watch outlives times without
+// any peer to read from.
+func (h *Host) reopenSource(ctx context.Context, shard uint64, opts WatchOptions) (source, error) {
+	for {
+		src, err := h.openSource(ctx, shard, opts)
+		if err == nil || errors.Is(err, ErrCompacted) || ctx.Err() != nil || h.ctx.Err() != nil {
+			return src, err
+		}
+	}
+}
+
+func (h *Host) openSource(ctx context.Context, shard uint64, opts WatchOptions) (src source, err error) {
+	err = h.reach(ctx, shard,
+		func(_ context.Context, r *replica) error {
+			if _, ready := r.view(); !ready {
+				return &tryAgain{cause: errNotReady}
+			}
+			sub, err := r.hub().subscribe(opts)
+			if errors.Is(err, errSourceClosed) {
+				return &tryAgain{cause: err}
+			}
+			if err == nil {
+				src = sub
+			}
+			return err
+		},
+		func(_ context.Context, peer string) error {
+			remote, err := h.watchAt(ctx, peer, shard, opts)
+			if err == nil {
+				src = remote
+			}
+			return err
+		})
+	return src, err
+}
