@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+)
+
+// Join is `peer join`: the flags of a peer. Empty ones take the peer's own
+// defaults, or what the data folder says.
+type Join struct {
+	Addresses []string `arg:"" optional:"" name:"address" help:"HOST[:PORT] of any peers of the cluster to join. None: found a cluster, or resume."`
+
+	Token        string            `help:"Join token, from 'peer token create' on any peer." env:"SHOAL_TOKEN" placeholder:"ID.SECRET.PIN"`
+	Peer         []string          `help:"The same as an address argument; for the configuration file." placeholder:"HOST[:PORT]"`
+	Name         string            `help:"Name of this node, unique in the cluster. Default: the host's name."`
+	Advertise    string            `help:"IP address under which the other peers reach this one. Default: that of the default route." placeholder:"IP"`
+	Listen       listenAddress     `help:"Port, or IP:PORT, to bind (TCP and UDP)." default:"7443" placeholder:"PORT"`
+	ClusterCIDR  string            `name:"cluster-cidr" help:"Range of the pods; chosen at founding. Default: 10.32.0.0/12." placeholder:"RANGE"`
+	ServiceCIDR  string            `name:"service-cidr" help:"Range of the Services; chosen at founding. Default: 10.96.0.0/16." placeholder:"RANGE"`
+	Containerd   string            `help:"Socket of a containerd that runs already, instead of the embedded one." placeholder:"SOCKET"`
+	Zone         string            `help:"Zone of this node (topology.kubernetes.io/zone)."`
+	Label        map[string]string `help:"Further labels of this node." placeholder:"KEY=VALUE" mapsep:","`
+	CgroupParent string            `help:"Cgroup below which the pods' cgroups are made. Default: shoal." placeholder:"CGROUP"`
+	LogLevel     string            `help:"What to log: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+	Config       configFile        `help:"YAML or TOML file with flags by name." placeholder:"FILE"`
+
+	// DataDir and Version come from outside this command.
+	DataDir string `kong:"-"`
+	Version string `kong:"-"`
+}
+
+// listenAddress is PORT or IP:PORT.
+type listenAddress struct {
+	IP   string
+	Port int
+}
+
+// UnmarshalText reads PORT, :PORT or IP:PORT.
+func (a *listenAddress) UnmarshalText(text []byte) error {
+	port := string(text)
+	if ip, rest, err := net.SplitHostPort(port); err == nil {
+		a.IP, port = ip, rest
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil || number < 1 || number > 65535 || a.IP != "" && net.ParseIP(a.IP) == nil {
+		return fmt.Errorf("%q is not PORT or IP:PORT", text)
+	}
+	a.Port = number
+	return nil
+}
+
+// Run hands the flags to the peer.
+func (j *Join) Run(ctx context.Context, root *grammar, parts Parts) error {
+	if parts.Join == nil {
+		return errors.New("this program was built without a peer")
+	}
+	flags := *j
+	flags.DataDir, flags.Version = root.DataDir, Version()
+	flags.Addresses = append(flags.Addresses, flags.Peer...)
+	return parts.Join(ctx, flags)
+}
