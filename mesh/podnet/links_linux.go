@@ -250,7 +250,10 @@ func (k *kernelLinks) Teardown(context.Context) error {
 	}
 	errs := []error{removeMasquerade(k.bridge)}
 	for _, port := range ports {
-		errs = append(errs, k.links.LinkDel(port))
+		// A port also vanishes by itself, with its pod's namespace.
+		if err := k.links.LinkDel(port); err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", port.Attrs().Name, err))
+		}
 	}
 	link, err := k.links.LinkByIndex(k.index)
 	if err != nil {

@@ -1,0 +1,274 @@
+package podnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"shoal/mesh/nstest"
+)
+
+func TestMain(m *testing.M) { os.Exit(nstest.Main(m, nil)) }
+
+// openNetwork sets up a pod network in this test program's namespace, removed when the test ends.
+func openNetwork(t testing.TB) *Network {
+	t.Helper()
+	n, err := Open(t.Context(), testConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(context.Background()); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return n
+}
+
+func testConfig() Config {
+	return Config{
+		Bridge: "shoal0", PodCIDR: netip.MustParsePrefix("10.32.7.0/24"), ClusterCIDR: netip.MustParsePrefix("10.32.0.0/12"),
+	}
+}
+
+func attach(t testing.TB, n *Network, podUID string) (*nstest.Namespace, netip.Addr) {
+	t.Helper()
+	pod := nstest.New(t)
+	ip, err := n.Attach(context.Background(), podUID, pod.Path())
+	if err != nil {
+		t.Fatalf("attach %s: %v", podUID, err)
+	}
+	return pod, ip
+}
+
+// serve answers each connection to l with the address it came from.
+func serve(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+		_, _ = io.WriteString(conn, host) // the client reports what is missing
+		conn.Close()
+	}
+}
+
+// ask dials and returns what the server says: the address it saw.
+func ask(conn net.Conn, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return "", err
+	}
+	text, err := io.ReadAll(conn)
+	return string(text), err
+}
+
+const dialTimeout = 5 * time.Second
+
+func TestPodsReachEachOtherAndTheNode(t *testing.T) {
+	n := openNetwork(t)
+	a, aIP := attach(t, n, "pod-a")
+	b, bIP := attach(t, n, "pod-b")
+	go serve(b.Listen("tcp4", ":80"))
+	go serve(a.Listen("tcp4", ":80"))
+
+	seen, err := ask(a.Dial("tcp4", net.JoinHostPort(bIP.String(), "80"), dialTimeout))
+	if err != nil || seen != aIP.String() {
+		t.Errorf("pod to pod: b saw %q, %v; want %s", seen, err, aIP)
+	}
+	seen, err = ask(net.DialTimeout("tcp4", net.JoinHostPort(aIP.String(), "80"), dialTimeout))
+	if err != nil || seen != n.Gateway().String() {
+		t.Errorf("node to pod: a saw %q, %v; want %s", seen, err, n.Gateway())
+	}
+	node, err := net.Listen("tcp4", ":8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	go serve(node)
+	seen, err = ask(b.Dial("tcp4", net.JoinHostPort(n.Gateway().String(), "8080"), dialTimeout))
+	if err != nil || seen != bIP.String() {
+		t.Errorf("pod to node: the node saw %q, %v; want %s", seen, err, bIP)
+	}
+	// lo is up in the pod.
+	go serve(a.Listen("tcp4", "127.0.0.1:81"))
+	if seen, err = ask(a.Dial("tcp4", "127.0.0.1:81", dialTimeout)); err != nil || seen != "127.0.0.1" {
+		t.Errorf("pod to itself: %q, %v", seen, err)
+	}
+}
+
+func TestNeighboursCannotBypassTheNode(t *testing.T) {
+	n := openNetwork(t)
+	a, _ := attach(t, n, "pod-a")
+	_, bIP := attach(t, n, "pod-b")
+	links := a.Links()
+	link, err := links.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct := &netlink.Route{
+		LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(netip.PrefixFrom(bIP, 32)),
+	}
+	if err := links.RouteAdd(direct); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Dial("tcp4", net.JoinHostPort(bIP.String(), "80"), time.Second); err == nil || strings.Contains(err.Error(), "refused") {
+		t.Errorf("a reached b without the node in between: %v", err)
+	}
+}
+
+func TestOutsideSeesTheNode(t *testing.T) {
+	n := openNetwork(t)
+	pod, _ := attach(t, n, "pod-a")
+	outside := wire(t, netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("192.0.2.9/24"))
+	go serve(outside.Listen("tcp4", ":80"))
+	seen, err := ask(pod.Dial("tcp4", "192.0.2.9:80", dialTimeout))
+	if err != nil || seen != "192.0.2.1" {
+		t.Errorf("outside saw %q, %v; want the node's 192.0.2.1", seen, err)
+	}
+}
+
+// wire connects a new namespace to the test program's by a veth pair.
+func wire(t *testing.T, here, there netip.Prefix) *nstest.Namespace {
+	t.Helper()
+	ns := nstest.New(t)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "uplink"
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerNamespace = "uplink", netlink.NsFd(ns.FD())
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(veth) })
+	host, err := netlink.NewHandle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(host.Close)
+	for links, prefix := range map[*netlink.Handle]netip.Prefix{host: here, ns.Links(): there} {
+		link, err := links.LinkByName("uplink")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), 32)}
+		if err := errors.Join(links.AddrAdd(link, &netlink.Addr{IPNet: address}), links.LinkSetUp(link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ns
+}
+
+func TestAttachIsIdempotentAndDetachFrees(t *testing.T) {
+	n := openNetwork(t)
+	pod, ip := attach(t, n, "pod-a")
+	again, err := n.Attach(t.Context(), "pod-a", pod.Path())
+	if err != nil || again != ip {
+		t.Errorf("second attach: %s, %v; want %s", again, err, ip)
+	}
+	for range 2 {
+		if err := n.Detach(t.Context(), "pod-a"); err != nil {
+			t.Errorf("detach: %v", err)
+		}
+	}
+	if len(n.Existing()) != 0 {
+		t.Errorf("left over: %v", n.Existing())
+	}
+	if next, err := n.Attach(t.Context(), "pod-a", pod.Path()); err != nil || next == ip {
+		t.Errorf("attached again: %s, %v; want another address than %s at once", next, err, ip)
+	}
+}
+
+func TestFailedAttachLeavesNothing(t *testing.T) {
+	n := openNetwork(t)
+	if _, err := n.Attach(t.Context(), "pod-a", "/nonexistent"); err == nil {
+		t.Error("attached to a namespace that does not exist")
+	}
+	pod, _ := attach(t, n, "pod-b")
+	if _, err := n.Attach(t.Context(), "pod-c", pod.Path()); err == nil {
+		t.Error("one namespace got two eth0")
+	}
+	if left := n.Existing(); len(left) != 1 {
+		t.Errorf("attached: %v", left)
+	}
+	if links, err := n.links.Existing(t.Context()); err != nil || len(links) != 1 {
+		t.Errorf("links: %v, %v", links, err)
+	}
+}
+
+// A restarted peer knows its pods, and cleans up what the previous one did not finish.
+func TestRestartAdopts(t *testing.T) {
+	n := openNetwork(t)
+	pod, ip := attach(t, n, "6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+	attach(t, n, "pod-gone")
+	attach(t, n, "pod-half")
+	link, err := netlink.LinkByName(hostLink("pod-half"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetAlias(link, ""); err != nil { // as after a crash in the middle of Attach
+		t.Fatal(err)
+	}
+
+	restarted, err := Open(t.Context(), testConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := restarted.Existing(); len(got) != 2 || got["6ba7b810-9dad-11d1-80b4-00c04fd430c8"] != ip {
+		t.Errorf("adopted %v", got)
+	}
+	if _, err := netlink.LinkByName(hostLink("pod-half")); err == nil {
+		t.Error("the half-made connection is still there")
+	}
+	swept, err := restarted.Sweep(t.Context(), func(podUID string) bool { return podUID != "pod-gone" })
+	if err != nil || len(swept) != 1 || swept[0] != "pod-gone" {
+		t.Errorf("swept %v, %v", swept, err)
+	}
+	go serve(pod.Listen("tcp4", ":80"))
+	if _, err := ask(net.DialTimeout("tcp4", net.JoinHostPort(ip.String(), "80"), dialTimeout)); err != nil {
+		t.Errorf("adopted pod: %v", err)
+	}
+	if other, err := restarted.Attach(t.Context(), "pod-new", nstest.New(t).Path()); err != nil || other == ip {
+		t.Errorf("new pod got %s, %v", other, err)
+	}
+}
+
+// A pod's namespace may be gone before its connection is removed.
+func TestDetachAfterNamespaceIsGone(t *testing.T) {
+	n := openNetwork(t)
+	t.Run("pod", func(t *testing.T) { attach(t, n, "pod-a") })
+	if err := n.Detach(t.Context(), "pod-a"); err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkAttachDetach(b *testing.B) {
+	n := openNetwork(b)
+	for i := range b.N {
+		b.StopTimer()
+		pod := nstest.New(b)
+		uid := fmt.Sprint("pod-", i)
+		b.StartTimer()
+		if _, err := n.Attach(b.Context(), uid, pod.Path()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		n.pool.released = map[netip.Addr]time.Time{} // the reuse delay is not what is measured
+		if err := n.Detach(b.Context(), uid); err != nil {
+			b.Fatal(err)
+		}
+		n.pool.released = map[netip.Addr]time.Time{}
+	}
+}
