@@ -10,6 +10,9 @@
 // its own. Nobody here reads a clock, draws a random number, or does I/O. Names and tie breaks
 // come from hashes of identities.
 //
+// Feed a View everything (nodes first) before the first decision: to a decision, a node that the
+// view has not heard of is a node that is gone.
+//
 // A View has one owner: its methods must not be called from several goroutines at once.
 // Objects given to it are shared, not copied, and must never be modified afterwards.
 package placement
@@ -45,6 +48,7 @@ type View struct {
 	orphans map[string]map[string]*Pod                  // by namespace: pods without a controller
 	pending map[types.NamespacedName]*Pod               // no node yet, not finished, not terminating
 	affine  map[types.NamespacedName]*Pod               // placed pods with inter-pod (anti-)affinity
+	ended   map[types.NamespacedName]*Pod               // finished, or terminating without a node
 
 	imageNodes map[string]int // image name → nodes that have it
 
@@ -80,6 +84,7 @@ func NewView() *View {
 		orphans:    map[string]map[string]*Pod{},
 		pending:    map[types.NamespacedName]*Pod{},
 		affine:     map[types.NamespacedName]*Pod{},
+		ended:      map[types.NamespacedName]*Pod{},
 		imageNodes: map[string]int{},
 		dirty:      map[Ref]struct{}{},
 		failures:   map[types.UID]string{},

@@ -156,6 +156,21 @@ func (v *View) Nodes() []*Node {
 	return list
 }
 
+// Vanished lists the names of nodes that have no object but still have pods, sorted.
+func (v *View) Vanished() []string {
+	if len(v.nodes) == len(v.slots) {
+		return nil
+	}
+	var names []string
+	for name, n := range v.nodes {
+		if n.Object == nil && len(n.pods) > 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // NodesWithImage counts the nodes that have an image.
 func (v *View) NodesWithImage(name string) int { return v.imageNodes[name] }
 

@@ -54,6 +54,13 @@ func (v *View) Orphans(namespace string) []*Pod { return sortedPods(v.orphans[na
 // Pending lists the pods that wait for a node.
 func (v *View) Pending() []*Pod { return sortedPods(v.pending) }
 
+// Ended lists the pods that are finished, and those that terminate without ever having had a
+// node; nobody but a collector will remove them.
+func (v *View) Ended() []*Pod { return sortedPods(v.ended) }
+
+// EndedCount is the length of Ended.
+func (v *View) EndedCount() int { return len(v.ended) }
+
 // EachPodIn calls f for a namespace's pods in no particular order, for sums.
 func (v *View) EachPodIn(namespace string, f func(*Pod)) {
 	for _, p := range v.podsIn[namespace] {
@@ -178,9 +185,12 @@ func (v *View) linkPod(key types.NamespacedName, p *Pod) {
 	}
 	switch {
 	case Finished(p.Object):
+		v.ended[key] = p
 	case p.Object.Spec.NodeName == "":
 		if p.Object.DeletionTimestamp == nil {
 			v.pending[key] = p
+		} else {
+			v.ended[key] = p
 		}
 	default:
 		n := v.nodeEntry(p.Object.Spec.NodeName)
@@ -207,6 +217,7 @@ func (v *View) unlinkPod(key types.NamespacedName, p *Pod) {
 	}
 	delete(v.pending, key)
 	delete(v.affine, key)
+	delete(v.ended, key)
 	n := v.nodes[p.Object.Spec.NodeName]
 	if n == nil || n.pods[key] != p {
 		return

@@ -1,0 +1,131 @@
+package repair
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"shoal/placement"
+)
+
+const nodeComponent = "node-controller"
+
+// PlanNodes turns lease renewals and node conditions into conditions and taints. renewed holds
+// when each node last renewed its lease, by the meta leader's own clock; nodes without an entry
+// are not judged by it. After taking over, a leader should enter every node as renewed just now.
+func PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now time.Time) placement.Plan {
+	var plan placement.Plan
+	for _, n := range v.Nodes() {
+		if len(plan.Changes) >= o.MaxChanges {
+			plan.RecheckAt(now)
+			break
+		}
+		want := n.Object.DeepCopy()
+		if last, ok := renewed[n.Name]; ok {
+			due := last.Add(o.LeaseTimeout)
+			if due.After(now) {
+				plan.RecheckAt(due)
+			} else {
+				markUnknown(want, now)
+			}
+		}
+		setTaints(want, now)
+		addNodeChanges(&plan, n.Object, want)
+	}
+	return plan
+}
+
+// addNodeChanges writes conditions and taints, which are different writes of the API. Conditions
+// come first: they are what endpoints react to.
+func addNodeChanges(plan *placement.Plan, seen, want *corev1.Node) {
+	version := seen.ResourceVersion
+	if !apiequality.Semantic.DeepEqual(seen.Status, want.Status) {
+		c := placement.Updating(placement.UpdateStatus, seen, want, placement.Event{
+			Regarding: seen, Type: corev1.EventTypeNormal, Reason: "NodeNotReady", Component: nodeComponent,
+			Message: "Node " + seen.Name + " status is now: NodeNotReady",
+		})
+		plan.Add(c)
+		version = ""
+	}
+	if !apiequality.Semantic.DeepEqual(seen.Spec, want.Spec) {
+		c := placement.Updating(placement.Update, seen, want)
+		c.ResourceVersion = version
+		plan.Add(c)
+	}
+}
+
+// markUnknown says that nobody knows any more how the node is.
+func markUnknown(node *corev1.Node, now time.Time) {
+	kinds := []corev1.NodeConditionType{
+		corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure,
+	}
+	for _, kind := range kinds {
+		c := placement.NodeCondition(node, kind)
+		if c == nil {
+			node.Status.Conditions = append(node.Status.Conditions, corev1.NodeCondition{
+				Type: kind, Status: corev1.ConditionUnknown, Reason: "NodeStatusNeverUpdated",
+				Message: "Kubelet never posted node status.", LastTransitionTime: metav1.NewTime(now),
+			})
+			continue
+		}
+		if c.Status != corev1.ConditionUnknown {
+			c.Status, c.Reason = corev1.ConditionUnknown, "NodeStatusUnknown"
+			c.Message, c.LastTransitionTime = "Kubelet stopped posting node status.", metav1.NewTime(now)
+		}
+	}
+}
+
+// setTaints makes the taints that follow from conditions true, and dates NoExecute taints that
+// users have set, because tolerationSeconds count from that date.
+// Source: "Taint nodes by condition", kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration.
+func setTaints(node *corev1.Node, now time.Time) {
+	is := func(kind corev1.NodeConditionType, status corev1.ConditionStatus) bool {
+		c := placement.NodeCondition(node, kind)
+		return c != nil && c.Status == status
+	}
+	unreachable := is(corev1.NodeReady, corev1.ConditionUnknown)
+	notReady := !unreachable && !is(corev1.NodeReady, corev1.ConditionTrue)
+	// A node that has never reported is kept free of pods, but nothing is evicted from it.
+	evict := notReady && placement.NodeCondition(node, corev1.NodeReady) != nil
+	for _, t := range []struct {
+		key    string
+		effect corev1.TaintEffect
+		on     bool
+	}{
+		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoSchedule, unreachable},
+		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute, unreachable},
+		{corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule, notReady},
+		{corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute, evict},
+		{corev1.TaintNodeMemoryPressure, corev1.TaintEffectNoSchedule, is(corev1.NodeMemoryPressure, corev1.ConditionTrue)},
+		{corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule, is(corev1.NodeDiskPressure, corev1.ConditionTrue)},
+		{corev1.TaintNodePIDPressure, corev1.TaintEffectNoSchedule, is(corev1.NodePIDPressure, corev1.ConditionTrue)},
+		{corev1.TaintNodeNetworkUnavailable, corev1.TaintEffectNoSchedule, is(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)},
+		{corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule, node.Spec.Unschedulable},
+	} {
+		setTaint(node, t.key, t.effect, t.on, now)
+	}
+	for i := range node.Spec.Taints {
+		if t := &node.Spec.Taints[i]; t.Effect == corev1.TaintEffectNoExecute && t.TimeAdded == nil {
+			t.TimeAdded = timestamp(now)
+		}
+	}
+}
+
+func setTaint(node *corev1.Node, key string, effect corev1.TaintEffect, on bool, now time.Time) {
+	switch has := placement.HasTaint(node, key, effect); {
+	case on && !has:
+		node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: key, Effect: effect, TimeAdded: timestamp(now)})
+	case !on && has:
+		node.Spec.Taints = slices.DeleteFunc(node.Spec.Taints, func(t corev1.Taint) bool {
+			return t.Key == key && t.Effect == effect
+		})
+	}
+}
+
+func timestamp(now time.Time) *metav1.Time {
+	t := metav1.NewTime(now)
+	return &t
+}
