@@ -1,0 +1,186 @@
+//go:build wip
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"shoal/consensus"
+	"shoal/consensus/store"
+)
+
+// registry is where the API keeps its objects in the store.
+const registry = "/registry/"
+
+// Key prefixes of the kinds that a peer follows by itself, as the API's storage writes them.
+const (
+	podPrefix      = registry + "pods/"
+	nodePrefix     = registry + "minions/"
+	servicePrefix  = registry + "services/specs/"
+	endpointPrefix = registry + "endpointslices/"
+)
+
+// object is any API object that a feed delivers.
+type object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// change is one object as the store has it now. With Gone, the object is the last one known under that key.
+type change struct {
+	Key    string
+	Object object
+	Gone   bool
+}
+
+// feed follows keys of one shard: a list, then every event, in the shard's own order. It waits for no other shard, so what it delivers
+// is as fresh as the replica it reads; whoever needs an order between shards uses the API's watches instead.
+type feed struct {
+	host   *consensus.Host
+	shard  uint64
+	prefix string
+	// want tells, by key, what is decoded at all; nil is everything.
+	want func(key string) bool
+	log  *slog.Logger
+	// apply takes what changed, and up to which revision of the shard everything is told. Its first call brings the whole list, even
+	// an empty one. It is called from one goroutine.
+	apply func(changes []change, upTo store.Revision)
+
+	known map[string]object
+}
+
+// retryFeed is how long a feed waits before it reads anew after an error.
+const retryFeed = 200 * time.Millisecond
+
+// Run follows until ctx ends. Errors are retried for ever: a shard without quorum today has one tomorrow.
+func (f *feed) Run(ctx context.Context) error {
+	for {
+		err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !errors.Is(err, consensus.ErrCompacted) && !errors.Is(err, consensus.ErrSlowWatcher) {
+			f.log.Warn("following the store failed, reading anew", "shard", f.shard, "prefix", f.prefix, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryFeed):
+		}
+	}
+}
+
+func (f *feed) follow(ctx context.Context) error {
+	list, err := f.host.List(ctx, f.shard, consensus.ListOptions{Prefix: f.prefix}, consensus.Local)
+	if err != nil {
+		return fmt.Errorf("listing: %w", err)
+	}
+	f.apply(f.replace(list.KVs), list.Revision)
+
+	watch, err := f.host.Watch(ctx, f.shard, consensus.WatchOptions{Prefix: f.prefix, After: list.Revision, Progress: true})
+	if err != nil {
+		return fmt.Errorf("watching after %s: %w", list.Revision, err)
+	}
+	defer watch.Stop()
+	for events := range watch.Events() {
+		changes := make([]change, 0, len(events))
+		var upTo store.Revision
+		for _, event := range events {
+			upTo = max(upTo, event.Revision)
+			if event.Progress {
+				continue
+			}
+			if c, ok := f.take(event); ok {
+				changes = append(changes, c)
+			}
+		}
+		f.apply(changes, upTo)
+	}
+	return watch.Err()
+}
+
+// replace makes a list what is known, and returns the difference.
+func (f *feed) replace(list []store.KV) []change {
+	before := f.known
+	f.known = make(map[string]object, len(list))
+	var changes []change
+	for _, kv := range list {
+		if f.want != nil && !f.want(kv.Key) {
+			continue
+		}
+		old, had := before[kv.Key]
+		delete(before, kv.Key)
+		if had && old.GetResourceVersion() == kv.Mod.String() {
+			f.known[kv.Key] = old
+			continue
+		}
+		if decoded, ok := f.read(kv.Key, kv.Value, kv.Mod); ok {
+			f.known[kv.Key] = decoded
+			changes = append(changes, change{Key: kv.Key, Object: decoded})
+		}
+	}
+	for key, old := range before {
+		changes = append(changes, change{Key: key, Object: old, Gone: true})
+	}
+	return changes
+}
+
+// take brings one event into what is known. It is false for an event that nobody wants, or that says nothing new.
+func (f *feed) take(event store.Event) (change, bool) {
+	if f.want != nil && !f.want(event.Key) {
+		return change{}, false
+	}
+	if event.Delete {
+		old, had := f.known[event.Key]
+		delete(f.known, event.Key)
+		return change{Key: event.Key, Object: old, Gone: true}, had
+	}
+	decoded, ok := f.read(event.Key, event.Value, event.Revision)
+	if !ok {
+		return change{}, false
+	}
+	f.known[event.Key] = decoded
+	return change{Key: event.Key, Object: decoded}, true
+}
+
+// read decodes a value; false for what nobody here can read (a kind of a newer version, say), which is reported.
+func (f *feed) read(key string, value []byte, at store.Revision) (object, bool) {
+	decoded, err := decode(value, at)
+	if err != nil {
+		f.log.Warn("an object cannot be read and is left out", "key", key, "error", err)
+		return nil, false
+	}
+	return decoded, true
+}
+
+// decode reads an object as stored and gives it the revision it has.
+func decode(value []byte, at store.Revision) (object, error) {
+	raw, _, err := scheme.Codecs.UniversalDeserializer().Decode(value, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	decoded, ok := raw.(object)
+	if !ok {
+		return nil, fmt.Errorf("%T has no metadata", raw)
+	}
+	decoded.SetResourceVersion(at.String())
+	return decoded, nil
+}
+
+// nameOf takes namespace and name from a key below a namespaced kind's prefix.
+func nameOf(key, prefix string) (namespace, name string) {
+	namespace, name, found := strings.Cut(strings.TrimPrefix(key, prefix), "/")
+	if !found {
+		return "", namespace
+	}
+	return namespace, name
+}

@@ -1,0 +1,214 @@
+//go:build wip
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"shoal/consensus"
+	"shoal/mesh/membership"
+	"shoal/peer/controllers"
+	"shoal/placement/repair"
+	"shoal/placement/shards"
+)
+
+// runLeaderships starts what a leader does when this peer comes to lead a shard, and ends it when it does not any more.
+func (p *Peer) runLeaderships(ctx context.Context) error {
+	duties := &duties{start: p.duty, log: p.log, running: map[uint64]*duty{}}
+	defer duties.endAll()
+	balance := time.NewTicker(balanceInterval)
+	defer balance.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case change := <-p.host.Leadership():
+			duties.set(ctx, change)
+		case <-balance.C:
+			p.balance(ctx)
+		}
+	}
+}
+
+// duties are the loops of the shards that this peer leads.
+type duties struct {
+	start   func(shard uint64) func(ctx context.Context) error
+	log     *slog.Logger
+	running map[uint64]*duty
+}
+
+type duty struct {
+	end   context.CancelFunc
+	ended chan struct{}
+}
+
+func (d *duties) set(ctx context.Context, change consensus.Leadership) {
+	if old := d.running[change.Shard]; old != nil {
+		// Also for a new term of our own: what was decided in between is not in the old loop's picture.
+		old.end()
+		<-old.ended
+		delete(d.running, change.Shard)
+	}
+	if !change.Leader {
+		return
+	}
+	d.log.Debug("leading", "shard", change.Shard, "term", change.Term)
+	ctx, cancel := context.WithCancel(ctx)
+	next := &duty{end: cancel, ended: make(chan struct{})}
+	run := d.start(change.Shard)
+	go func() {
+		defer close(next.ended)
+		for {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				d.log.Error("a leader's loop failed and is started anew", "shard", change.Shard, "error", err)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	d.running[change.Shard] = next
+}
+
+func (d *duties) endAll() {
+	var all sync.WaitGroup
+	for _, duty := range d.running {
+		duty.end()
+		all.Go(func() { <-duty.ended })
+	}
+	all.Wait()
+}
+
+// duty is the loop of one shard's leader.
+func (p *Peer) duty(shard uint64) func(ctx context.Context) error {
+	if shard == consensus.MetaShard {
+		return p.leadMeta
+	}
+	return func(ctx context.Context) error {
+		events, end, err := p.recorder(ctx, schedulerComponent)
+		if err != nil {
+			return err
+		}
+		defer end()
+		return (&leader{
+			shard: shard, host: p.host, commit: p.committer(), rooms: p.rooms(shard), events: events, repair: repair.Defaults(), log: p.log,
+		}).Run(ctx)
+	}
+}
+
+func (p *Peer) leadMeta(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed := make(chan struct{}, 1)
+	go func() {
+		for range p.members.Subscribe(ctx) {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	var upstream sync.WaitGroup
+	upstream.Go(func() { p.runControllers(ctx) })
+	defer upstream.Wait()
+	defer cancel()
+	return (&meta{
+		host: p.host, commit: p.committer(), renewals: p.renewals, repair: repair.Defaults(), failed: p.failedNodes,
+		advertise: p.api.SetKubernetesEndpoints, log: p.log,
+		shards: &shardKeeper{
+			host: p.host, members: p.members.Members, changed: changed, log: p.log,
+			options: shards.Options{Voters: 3, Hysteresis: time.Minute},
+		},
+	}).Run(ctx)
+}
+
+// runControllers runs upstream's controllers, which decide nothing about where pods run, for as long as this peer leads the meta shard.
+func (p *Peer) runControllers(ctx context.Context) {
+	for {
+		err := p.api.WaitReady(ctx)
+		if err == nil {
+			err = controllers.Run(ctx, p.controllersConfig())
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Error("the controllers ended and are started anew", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// failedNodes are the names of the nodes whose peers gossip has given up on.
+func (p *Peer) failedNodes() map[string]bool {
+	failed := map[string]bool{}
+	for _, member := range p.members.Members() {
+		if member.Status != membership.Alive {
+			failed[member.Name] = true
+		}
+	}
+	return failed
+}
+
+// balanceInterval is how often a peer looks whether it leads more shards than its share.
+const balanceInterval = 5 * time.Second
+
+// transferTimeout bounds one handing over.
+const transferTimeout = 5 * time.Second
+
+// balance hands leaderships over that other peers should have. Every peer plans for all and acts only on its own, so nobody has to
+// be asked.
+func (p *Peer) balance(ctx context.Context) {
+	var peers []shards.Peer
+	for _, member := range p.members.Members() {
+		peer := shards.Peer{ID: member.PeerID, Zone: member.Tags.Zone, Weight: 1}
+		if member.Status != membership.Alive {
+			peer.Down = p.started
+		}
+		peers = append(peers, peer)
+	}
+	var current []shards.Assignment
+	for _, status := range p.host.Status() {
+		assignment := shards.Assignment{Shard: status.Shard, Leader: status.Leader}
+		for _, member := range status.Members {
+			assignment.Replicas = append(assignment.Replicas, shards.Replica{Peer: member.Peer, Voter: member.Voter})
+		}
+		current = append(current, assignment)
+	}
+	for _, transfer := range shards.PlanLeaders(peers, current) {
+		if transfer.From != p.self.ID {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, transferTimeout)
+		err := p.host.TransferLeadership(ctx, transfer.Shard, transfer.To)
+		cancel()
+		if err != nil && !errors.Is(err, context.Canceled) {
+			p.log.Debug("a leadership was not handed over yet", "shard", transfer.Shard, "to", transfer.To, "error", err)
+		}
+	}
+}
+
+// recorder writes events into the namespaces of the objects that they are about.
+func (p *Peer) recorder(ctx context.Context, component string) (record.EventRecorder, func(), error) {
+	client, err := kubernetes.NewForConfig(p.api.Loopback())
+	if err != nil {
+		return nil, nil, err
+	}
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	return broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: p.self.Name}), broadcaster.Shutdown, nil
+}

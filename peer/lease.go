@@ -1,0 +1,128 @@
+//go:build wip
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"shoal/consensus"
+)
+
+// Lease timing. A node is lost when the meta leader has not heard of it for repair.Options.LeaseTimeout; a peer that has not been heard
+// for fenceAfter stops, before repair.Options.Fencing has passed, what must never run twice (D8).
+const (
+	renewInterval = 500 * time.Millisecond
+	renewTimeout  = 700 * time.Millisecond
+	fenceAfter    = 6 * time.Second
+	fenceGrace    = 2 * time.Second
+)
+
+// leaseRequest renews the lease of the calling peer's node.
+type leaseRequest struct {
+	Node string `json:"node"`
+}
+
+// leaseAnswer says when the lease was renewed, by the clock of the peer that holds the table.
+type leaseAnswer struct {
+	Renewed time.Time `json:"renewed"`
+}
+
+var errNotMetaLeader = errors.New("this peer does not lead the meta shard")
+
+// renewer keeps this node's lease.
+type renewer struct {
+	host  *consensus.Host
+	nodes *nodeClient
+	self  string // peer ID
+	node  string
+	local *renewals
+	// fence is called once when the lease could not be renewed for fenceAfter, unfence once it could again.
+	fence   func(ctx context.Context)
+	unfence func()
+	log     *slog.Logger
+
+	lock sync.Mutex
+	last time.Time
+}
+
+// Run renews until ctx ends.
+func (r *renewer) Run(ctx context.Context) error {
+	r.note(time.Now())
+	fenced := false
+	ticker := time.NewTicker(renewInterval)
+	defer ticker.Stop()
+	for {
+		// The lease counts from before the request: the leader cannot have noted it earlier.
+		begun := time.Now()
+		if err := r.renew(ctx); err != nil {
+			r.log.Debug("the lease was not renewed", "error", err)
+		} else {
+			r.note(begun)
+		}
+		late := time.Since(r.renewed()) > fenceAfter
+		switch {
+		case late && !fenced:
+			r.log.Warn("this peer is cut off: pods that must not run twice are stopped", "since", r.renewed())
+			fenced = true
+			r.fence(ctx)
+		case !late && fenced:
+			r.log.Info("this peer is connected again")
+			fenced = false
+			r.unfence()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (r *renewer) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	status, err := r.host.Where(ctx, consensus.MetaShard)
+	if err != nil {
+		return err
+	}
+	switch status.Leader {
+	case "":
+		return errors.New("the meta shard has no leader")
+	case r.self:
+		r.local.renew(r.node, time.Now())
+		return nil
+	}
+	return r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node}, &leaseAnswer{})
+}
+
+func (r *renewer) note(at time.Time) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	r.last = at
+}
+
+func (r *renewer) renewed() time.Time {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	return r.last
+}
+
+// leaseHandler takes renewals in, on whichever peer leads the meta shard now. own tells whose node the calling peer may renew.
+func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) string) http.HandlerFunc {
+	return answerJSON(func(r *http.Request, in leaseRequest) (leaseAnswer, error) {
+		if !leads() {
+			return leaseAnswer{}, errNotMetaLeader
+		}
+		if in.Node == "" || in.Node != own(r) {
+			return leaseAnswer{}, errors.New("a peer renews only its own node's lease")
+		}
+		now := time.Now()
+		table.renew(in.Node, now)
+		return leaseAnswer{Renewed: now}, nil
+	})
+}

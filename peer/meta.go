@@ -1,0 +1,180 @@
+//go:build wip
+
+package peer
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"shoal/consensus"
+	"shoal/consensus/store"
+	"shoal/placement"
+	"shoal/placement/repair"
+)
+
+// renewals is when each node last renewed its lease with this peer, by this peer's clock. Liveness lives here and in no log (D7).
+type renewals struct {
+	lock sync.Mutex
+	at   map[string]time.Time
+}
+
+func (r *renewals) renew(node string, now time.Time) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if r.at == nil {
+		r.at = map[string]time.Time{}
+	}
+	r.at[node] = now
+}
+
+// snapshot copies the table.
+func (r *renewals) snapshot() map[string]time.Time {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	at := make(map[string]time.Time, len(r.at))
+	for node, t := range r.at {
+		at[node] = t
+	}
+	return at
+}
+
+// meta does what only the leader of the meta shard does: it judges which nodes are alive, says which peers hold which replicas, and
+// keeps the endpoints of the kubernetes Service.
+type meta struct {
+	host     *consensus.Host
+	commit   committer
+	renewals *renewals
+	repair   repair.Options
+	// failed lists node names that gossip has given up on. It is a hint: with it, a node that this leader has never heard of since it
+	// took over need not be waited for.
+	failed func() map[string]bool
+	// advertise tells the API who serves it.
+	advertise func(ctx context.Context, peers []netip.AddrPort) error
+	shards    *shardKeeper
+	log       *slog.Logger
+
+	queue      *queue
+	view       *placement.View
+	since      time.Time
+	advertised string
+}
+
+// judgeInterval is how often leases are looked at. It bounds how late a loss is noticed.
+const judgeInterval = 200 * time.Millisecond
+
+// Run leads until ctx ends.
+func (m *meta) Run(ctx context.Context) error {
+	m.queue, m.view, m.since = newQueue(), placement.NewView(), time.Now()
+	group, ctx := errgroup.WithContext(ctx)
+	f := &feed{host: m.host, shard: consensus.MetaShard, prefix: nodePrefix, log: m.log, apply: m.queue.from(consensus.MetaShard, nodePrefix)}
+	group.Go(func() error { return f.Run(ctx) })
+	group.Go(func() error { return m.loop(ctx) })
+	group.Go(func() error { return m.shards.Run(ctx) })
+	return group.Wait()
+}
+
+func (m *meta) loop(ctx context.Context) error {
+	ticker := time.NewTicker(judgeInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.queue.wake:
+		case <-ticker.C:
+		}
+		for _, c := range m.queue.take() {
+			if c.Gone {
+				m.view.Delete(c.Object)
+			} else {
+				m.view.Upsert(c.Object)
+			}
+		}
+		if !m.queue.has(consensus.MetaShard, nodePrefix) {
+			continue
+		}
+		m.judge(ctx, time.Now())
+		m.publish(ctx)
+	}
+}
+
+// judge turns leases into node conditions and taints.
+func (m *meta) judge(ctx context.Context, now time.Time) {
+	plan := repair.PlanNodes(m.view, m.leases(now), m.repair, now)
+	var last store.Revision
+	for _, change := range plan.Changes {
+		at, err := m.commit.Commit(ctx, []placement.Change{change})
+		if err != nil {
+			if ctx.Err() == nil && !stale(err) {
+				m.log.Warn("a node's condition could not be written", "node", change.Object.GetName(), "error", err)
+			}
+			continue
+		}
+		last = max(last, at)
+		if node, ok := change.Object.(*corev1.Node); ok {
+			m.log.Info("node condition changed", "node", node.Name, "lost", placementLost(node))
+		}
+	}
+	deadline := time.Now().Add(time.Second)
+	for m.queue.reached(consensus.MetaShard, nodePrefix) < last && time.Now().Before(deadline) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.queue.wake:
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// leases is the table of renewals, completed for nodes that have not renewed with this leader yet: they are given the time since it took
+// over, unless gossip has given up on them already.
+func (m *meta) leases(now time.Time) map[string]time.Time {
+	at := m.renewals.snapshot()
+	failed := m.failed()
+	for _, node := range m.view.Nodes() {
+		renewed, heard := at[node.Name]
+		switch {
+		case heard && renewed.After(m.since):
+		case failed[node.Name] && now.Sub(m.since) > judgeInterval:
+			at[node.Name] = now.Add(-m.repair.LeaseTimeout - judgeInterval)
+		case !heard || renewed.Before(m.since):
+			at[node.Name] = m.since
+		}
+	}
+	return at
+}
+
+// publish keeps the endpoints of the kubernetes Service: every peer whose node is ready.
+func (m *meta) publish(ctx context.Context) {
+	var peers []netip.AddrPort
+	var text []string
+	for _, node := range m.view.Nodes() {
+		address, err := netip.ParseAddrPort(node.Object.Annotations[apiAnnotation])
+		if err == nil && node.Ready() == corev1.ConditionTrue {
+			peers = append(peers, address)
+			text = append(text, address.String())
+		}
+	}
+	now := strings.Join(text, " ")
+	if now == m.advertised || len(peers) == 0 {
+		return
+	}
+	if err := m.advertise(ctx, peers); err != nil {
+		if ctx.Err() == nil {
+			m.log.Warn("the endpoints of the kubernetes Service could not be written", "error", err)
+		}
+		return
+	}
+	m.advertised = now
+}
+
+func placementLost(node *corev1.Node) bool {
+	return placement.HasTaint(node, corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute)
+}

@@ -1,0 +1,392 @@
+//go:build wip
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+
+	"shoal/consensus"
+	"shoal/mesh/dns"
+	"shoal/mesh/podnet"
+	"shoal/mesh/tunnel"
+	"shoal/mesh/vip"
+	"shoal/runtime/containerd"
+	"shoal/runtime/containerd/shimbin"
+	"shoal/runtime/pods"
+	"shoal/runtime/volumes"
+)
+
+// Interfaces in the host's network namespace.
+const (
+	bridgeName = "shoal0"
+	// tunnelPrefix is completed by the peer's ID: control sockets of userspace tunnels lie in one folder of the machine, whichever network
+	// namespace their peers are in.
+	tunnelPrefix = "shl"
+)
+
+var errNoRange = errors.New("no pod range is left")
+
+// node is this host as a Kubernetes Node: its containers, its network and its share of the store's pods.
+type node struct {
+	peer   *Peer
+	log    *slog.Logger
+	daemon *containerd.Daemon // nil with a system containerd
+	engine *containerd.Engine
+	ledger *pods.Ledger
+	agent  *pods.Agent
+	podnet *podnet.Network
+	tunnel *tunnel.Tunnel
+	proxy  *vip.Proxy
+	names  *dns.Server
+	pods   netip.Prefix // this node's range
+
+	client atomic.Pointer[kubernetes.Clientset] // as system:node:<name>; nil until the API serves
+	events atomic.Pointer[record.EventRecorder]
+
+	lock  sync.Mutex
+	bound map[types.UID]*corev1.Pod // bound to this node, as the store has them
+	ports map[types.UID]bool        // pods whose host ports are published
+}
+
+// openNode opens the host's parts, the slow ones at once. Nothing runs yet.
+func (p *Peer) openNode(ctx context.Context) (*node, error) {
+	n := &node{
+		peer: p, log: p.log, ledger: pods.NewLedger(),
+		bound: map[types.UID]*corev1.Pod{}, ports: map[types.UID]bool{},
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.openEngine(groupCtx) })
+	group.Go(func() error { return n.openNetwork(groupCtx) })
+	if err := group.Wait(); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	if err := n.openAgent(); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+// openEngine starts or adopts containerd.
+func (n *node) openEngine(ctx context.Context) error {
+	cfg := n.peer.cfg
+	folder := filepath.Join(cfg.DataDir, "bin")
+	shim, err := shimbin.Find(shimbin.Shim, folder)
+	if err != nil {
+		return err
+	}
+	engine := containerd.Config{
+		Socket: cfg.Containerd, SystemShim: cfg.Containerd != "", StateDir: containerd.StateDir(cfg.DataDir), Shim: shim,
+		CgroupRoot: "/" + cfg.CgroupParent + "/pods", Logger: n.log,
+	}
+	if cfg.Containerd == "" {
+		program, err := shimbin.Find(shimbin.Containerd, folder)
+		if err != nil {
+			return err
+		}
+		n.daemon, err = containerd.StartDaemon(ctx, containerd.DaemonConfig{
+			Program: program, Root: filepath.Join(cfg.DataDir, "containerd"), StateDir: engine.StateDir, Logger: n.log,
+		})
+		if err != nil {
+			return err
+		}
+		engine.Socket = n.daemon.Socket()
+	}
+	n.engine, err = containerd.Open(ctx, engine)
+	return err
+}
+
+// openNetwork takes this node's pod range and makes bridge, tunnel, virtual IPs and the name server. What a predecessor left stands until
+// the data plane has something better.
+func (n *node) openNetwork(ctx context.Context) error {
+	p := n.peer
+	cluster := p.self.Cluster
+	err := retry(ctx, n.log, "take a pod range", func(ctx context.Context) (err error) {
+		n.pods, err = claimPodRange(ctx, p.host, p.self.ID, cluster.ClusterCIDR)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	n.podnet, err = podnet.Open(ctx, podnet.Config{Bridge: bridgeName, PodCIDR: n.pods, ClusterCIDR: cluster.ClusterCIDR, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	n.tunnel, err = tunnel.Open(ctx, tunnel.Config{Interface: tunnelPrefix + p.self.ID[:12], Logger: n.log})
+	if err != nil {
+		return err
+	}
+	n.proxy, err = vip.Open(ctx, vip.Config{Logger: n.log, Node: vip.Node{
+		Name: p.self.Name, Zone: p.cfg.Zone, IPs: []netip.Addr{p.advertise},
+		PodCIDR: n.pods, ClusterCIDR: cluster.ClusterCIDR, ServiceCIDR: cluster.ServiceCIDR,
+	}})
+	if err != nil {
+		return err
+	}
+	n.names, err = dns.Open(ctx, dns.Config{Logger: n.log})
+	return err
+}
+
+func (n *node) openAgent() error {
+	dir := filepath.Join(n.peer.cfg.DataDir, "node")
+	vols, err := volumes.New(volumes.Config{Dir: dir, Objects: n.objects(), NodeName: n.peer.self.Name, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	n.agent, err = pods.New(pods.Config{
+		Engine: n.engine, Network: &podNetwork{node: n}, Volumes: vols, Objects: n.objects(), Reports: n.reports(),
+		NodeName: n.peer.self.Name, HostIPs: []netip.Addr{n.peer.advertise}, DataDir: dir,
+		Allocatable: n.allocatable, Logger: n.log,
+	})
+	n.ledger.OnGrant = func(claim pods.Claim) {
+		if claim.Pod != nil {
+			n.agent.Prepare(claim.Pod)
+		}
+	}
+	return err
+}
+
+// Run follows the pods bound to this node until ctx ends. Pods go on running afterwards.
+func (n *node) Run(ctx context.Context) error {
+	shards, err := awaitShards(ctx, n.peer.dataShards)
+	if err != nil {
+		return nil // the peer is being stopped
+	}
+	q := newQueue()
+	group, ctx := errgroup.WithContext(ctx)
+	follow(ctx, group, n.peer.host, q, n.log, shards, podPrefix)
+	group.Go(func() error { return n.agent.Run(ctx) })
+	group.Go(func() error { return n.names.Run(ctx) })
+	group.Go(func() error { return n.followPods(ctx, q, len(shards)) })
+	group.Go(func() error { return n.keepStatus(ctx) })
+	err = group.Wait()
+	return errors.Join(err, n.close())
+}
+
+// close leaves containers, network and rules as they are, for the next peer on this host.
+func (n *node) close() error {
+	var failed []error
+	if n.engine != nil {
+		failed = append(failed, n.engine.Close())
+	}
+	if n.daemon != nil {
+		failed = append(failed, n.daemon.Close(false))
+	}
+	if n.tunnel != nil && n.tunnel.Userspace() {
+		failed = append(failed, n.tunnel.Close())
+	}
+	return errors.Join(failed...)
+}
+
+// followPods tells the agent and the ledger which pods are bound to this node. The first word is the complete set: only then may what
+// nobody wants any more be removed.
+func (n *node) followPods(ctx context.Context, q *queue, feeds int) error {
+	synced := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-q.wake:
+		}
+		if !synced && q.feeds() < feeds {
+			continue
+		}
+		for _, c := range q.take() {
+			if pod, ok := c.Object.(*corev1.Pod); ok {
+				n.take(pod, c.Gone, synced)
+			}
+		}
+		if !synced {
+			synced = true
+			all := n.boundPods()
+			n.ledger.SetRunning(all)
+			n.agent.Set(all)
+		}
+	}
+}
+
+func (n *node) take(pod *corev1.Pod, gone, tell bool) {
+	n.lock.Lock()
+	_, had := n.bound[pod.UID]
+	mine := pod.Spec.NodeName == n.peer.self.Name && !gone
+	if mine {
+		n.bound[pod.UID] = pod
+	} else {
+		delete(n.bound, pod.UID)
+	}
+	n.lock.Unlock()
+	switch {
+	case !tell:
+	case mine:
+		n.ledger.Upsert(pod)
+		n.agent.Upsert(pod)
+	case had:
+		n.ledger.Remove(pod.UID)
+		n.agent.Remove(pod.UID)
+	}
+}
+
+func (n *node) boundPods() []*corev1.Pod {
+	n.lock.Lock()
+	defer n.lock.Unlock()
+	all := make([]*corev1.Pod, 0, len(n.bound))
+	for _, pod := range n.bound {
+		all = append(all, pod)
+	}
+	return all
+}
+
+// api is this node's client, once the API serves.
+func (n *node) api() (*kubernetes.Clientset, error) {
+	if client := n.client.Load(); client != nil {
+		return client, nil
+	}
+	return nil, errors.New("the API of this peer is starting")
+}
+
+// reports is how the agent's findings reach the store.
+func (n *node) reports() pods.Reports {
+	return pods.Reports{Status: n.reportStatus, Deleted: n.reportDeleted, Event: n.reportEvent}
+}
+
+func (n *node) reportStatus(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) error {
+	client, err := n.api()
+	if err != nil {
+		return err
+	}
+	// The pod as the feed has it is nearly always the stored one: try with it, and read only after a conflict.
+	n.lock.Lock()
+	stored := n.bound[pod.UID]
+	n.lock.Unlock()
+	for {
+		if stored == nil {
+			if stored, err = client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{}); err != nil {
+				return err
+			}
+		}
+		if stored.UID != pod.UID {
+			return apierrors.NewNotFound(corev1.Resource("pods"), pod.Name)
+		}
+		next := stored.DeepCopy()
+		next.Status = pods.MergeStatus(stored.Status, status)
+		_, err = client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		stored = nil
+	}
+}
+
+func (n *node) reportDeleted(ctx context.Context, pod *corev1.Pod) error {
+	client, err := n.api()
+	if err != nil {
+		return err
+	}
+	now := int64(0)
+	err = client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &pod.UID},
+	})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // it is gone, or there is another one of that name by now
+	}
+	return err
+}
+
+func (n *node) reportEvent(pod *corev1.Pod, fieldPath, eventType, reason, message string) {
+	recorder := n.events.Load()
+	if recorder == nil {
+		return
+	}
+	(*recorder).Event(&corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+		ResourceVersion: pod.ResourceVersion, FieldPath: fieldPath,
+	}, eventType, reason, message)
+}
+
+// podNetwork connects pods, and publishes their host ports.
+type podNetwork struct{ node *node }
+
+// Attach implements pods.Network.
+func (w *podNetwork) Attach(ctx context.Context, pod *corev1.Pod, netns string) ([]netip.Addr, error) {
+	ip, err := w.node.podnet.Attach(ctx, string(pod.UID), netns)
+	if err != nil {
+		return nil, err
+	}
+	if ports := hostPortsOf(pod, ip); len(ports) > 0 {
+		if err := w.node.proxy.SetHostPorts(ctx, string(pod.UID), ports); err != nil {
+			return nil, fmt.Errorf("publishing host ports: %w", err)
+		}
+	}
+	return []netip.Addr{ip}, nil
+}
+
+// Detach implements pods.Network.
+func (w *podNetwork) Detach(ctx context.Context, podUID types.UID) error {
+	return errors.Join(w.node.proxy.SetHostPorts(ctx, string(podUID), nil), w.node.podnet.Detach(ctx, string(podUID)))
+}
+
+// Existing implements pods.Network.
+func (w *podNetwork) Existing(context.Context) (map[types.UID][]netip.Addr, error) {
+	existing := map[types.UID][]netip.Addr{}
+	for uid, ip := range w.node.podnet.Existing() {
+		existing[types.UID(uid)] = []netip.Addr{ip}
+	}
+	return existing, nil
+}
+
+func hostPortsOf(pod *corev1.Pod, ip netip.Addr) []vip.HostPort {
+	var ports []vip.HostPort
+	for _, container := range pod.Spec.Containers {
+		for _, port := range container.Ports {
+			if port.HostPort == 0 {
+				continue
+			}
+			host, _ := netip.ParseAddr(port.HostIP) // invalid means every address
+			ports = append(ports, vip.HostPort{
+				HostIP: host, Port: uint16(port.HostPort), Protocol: port.Protocol, PodIP: ip, PodPort: uint16(port.ContainerPort),
+			})
+		}
+	}
+	return ports
+}
+
+// fence stops what must never run twice (D8).
+func (n *node) fence(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, fenceGrace+time.Second)
+	defer cancel()
+	identity := func(pod *corev1.Pod) bool { return pods.NeedsIdentity(pod, n.claimModes) }
+	if err := n.agent.Fence(ctx, identity, fenceGrace); err != nil {
+		n.log.Error("pods that must not run twice are still running", "error", err)
+	}
+}
+
+// claimModes is asked while this peer is cut off, so it must not ask anybody: any claim may be one of a single writer.
+func (n *node) claimModes(_, _ string) []corev1.PersistentVolumeAccessMode {
+	return []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
+}
+
+// dataShards are the numbers of the data shards that this peer knows of.
+func (p *Peer) dataShards() []uint64 {
+	var data []uint64
+	for _, shard := range p.host.Shards() {
+		if shard != consensus.MetaShard {
+			data = append(data, shard)
+		}
+	}
+	return data
+}

@@ -1,0 +1,283 @@
+//go:build wip
+
+// Package peer is one peer: it wires consensus, placement, runtime and mesh together and serves the Kubernetes API over them.
+//
+// It is the only package that knows all four. What is decided, is decided below it in pure packages; what is done, is done by the
+// packages' own adapters; here stand the loops that carry values from one to the other. Which loop runs where:
+//
+//	on every peer           node.go (pods), dataplane.go (tunnel, virtual IPs, DNS), link, gossip, the API
+//	on a shard's leader     leader.go, place.go (workloads, scheduling, endpoints, evictions)
+//	on the meta leader      meta.go (which nodes are alive), shardkeeper.go (who holds which replica), controllers
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"shoal/consensus"
+	"shoal/mesh/membership"
+	"shoal/peer/admin"
+	"shoal/peer/api"
+	"shoal/peer/api/storage"
+	"shoal/peer/identity"
+	"shoal/peer/link"
+)
+
+// shutdownTimeout bounds how long a peer hands over before it ends.
+const shutdownTimeout = 10 * time.Second
+
+// Peer is a peer that runs or is about to.
+type Peer struct {
+	cfg       Config
+	log       *slog.Logger
+	start     Start
+	started   time.Time
+	self      *identity.Peer
+	advertise netip.Addr
+	seeds     []string
+
+	link      *link.Link
+	members   *membership.Membership
+	host      *consensus.Host
+	api       *api.Server
+	node      *node
+	directory *storage.Directory
+	renewals  *renewals
+	nodes     *nodeClient
+	leave     context.CancelFunc
+}
+
+// Run founds, joins or resumes, as the data folder and the addresses say, and serves until ctx ends. It returns nil after an orderly
+// shutdown, and otherwise one sentence for the user.
+func Run(ctx context.Context, cfg Config) error {
+	cfg, err := cfg.WithDefaults()
+	if err != nil {
+		return err
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	// One process per data folder, before anything in it is touched.
+	socket, err := admin.Listen(cfg.SocketPath())
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	p := &Peer{cfg: cfg, log: cfg.Logger, started: time.Now(), renewals: &renewals{}}
+	if err := p.identify(ctx); err != nil {
+		return err
+	}
+	return p.run(ctx, socket)
+}
+
+// run keeps two circles: the inner one, made of everything that decides and serves, ends first and leaves the store and the port to the
+// outer one until leadership is handed over.
+func (p *Peer) run(ctx context.Context, socket net.Listener) error {
+	ctx, p.leave = context.WithCancel(ctx)
+	defer p.leave()
+	outer, endOuter := context.WithCancel(context.WithoutCancel(ctx))
+	defer endOuter()
+	base, outer := errgroup.WithContext(outer)
+
+	err := p.open(outer, base)
+	if err == nil {
+		inner, innerCtx := errgroup.WithContext(ctx)
+		stop := context.AfterFunc(outer, func() { p.leave() }) // what the inner circle stands on has failed
+		err = p.serve(innerCtx, inner, socket)
+		if err != nil {
+			p.leave()
+		}
+		err = errors.Join(err, inner.Wait())
+		stop()
+	}
+	err = errors.Join(err, p.close())
+	endOuter()
+	return errors.Join(err, base.Wait())
+}
+
+// open brings up what everything else stands on: port, gossip and store.
+func (p *Peer) open(ctx context.Context, group *errgroup.Group) error {
+	if err := p.openLink(ctx, group); err != nil {
+		return err
+	}
+	if err := p.openMembership(ctx); err != nil {
+		return err
+	}
+	return p.openStore(ctx)
+}
+
+func (p *Peer) openLink(ctx context.Context, group *errgroup.Group) error {
+	var err error
+	p.link, err = link.Open(link.Config{
+		Identity: p.self, Listen: p.cfg.Listen, Port: p.cfg.Port, Resolve: p.resolve, Logger: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.nodes = newNodeClient(p.link.Dial)
+	group.Go(func() error { return p.link.Run(ctx) })
+	group.Go(func() error { return p.self.Run(ctx, p.log) })
+	return nil
+}
+
+// resolve finds a peer's address by gossip.
+func (p *Peer) resolve(peerID string) (string, error) {
+	if p.members != nil {
+		if address, ok := p.members.Address(peerID); ok {
+			return address.String(), nil
+		}
+	}
+	return "", fmt.Errorf("peer %s is not known to gossip", peerID)
+}
+
+// openStore opens the replicas. A founder that was interrupted takes founding up again.
+func (p *Peer) openStore(ctx context.Context) error {
+	host, err := consensus.Open(ctx, consensus.Config{
+		PeerID: p.self.ID, ClusterID: p.self.Cluster.ID, Dir: p.cfg.StoreDir(),
+		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Logger: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.host, p.directory = host, storage.NewDirectory(host)
+	if p.self.Founder && !host.Founded() {
+		if err := host.Found(ctx); err != nil && !errors.Is(err, consensus.ErrAlreadyFounded) {
+			return fmt.Errorf("founding the store: %w", err)
+		}
+	}
+	return nil
+}
+
+// close hands leadership over and ends store, gossip and port, in this order: the store needs the other two.
+func (p *Peer) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	var failed []error
+	if p.host != nil {
+		failed = append(failed, p.host.Shutdown(ctx))
+	}
+	if p.members != nil {
+		failed = append(failed, p.members.Shutdown())
+	}
+	if p.link != nil {
+		p.link.Close()
+	}
+	return errors.Join(failed...)
+}
+
+// serve starts everything else and returns when all of it has been started. What it starts ends with ctx.
+func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.Listener) error {
+	group.Go(func() error { return admin.Run(ctx, socket, p.calls(), p.log) })
+	if err := p.register(ctx); err != nil {
+		return err
+	}
+	node, err := p.openNode(ctx, group)
+	if err != nil {
+		return err
+	}
+	p.node = node
+	if err := p.serveAPI(ctx, group); err != nil {
+		return err
+	}
+	group.Go(func() error { return p.serveNode(ctx) })
+	group.Go(func() error { return p.serveJoin(ctx) })
+	group.Go(func() error { return node.Run(ctx) })
+	group.Go(func() error { return p.runDataPlane(ctx) })
+	group.Go(func() error { return p.runLeaderships(ctx) })
+	group.Go(func() error { return p.welcome(ctx) })
+	return nil
+}
+
+// register writes this peer down. A founder does it here, a joiner was written down by the peer that let it in, and both keep the
+// record up to date: address, version and zone may change between two starts.
+func (p *Peer) register(ctx context.Context) error {
+	err := retry(ctx, p.log, "write this peer down", func(ctx context.Context) error {
+		return registerPeer(ctx, p.host, identity.PeerRecord{
+			PeerID: p.self.ID, Name: p.self.Name, Version: p.cfg.Version, Zone: p.cfg.Zone,
+			WireGuard: p.self.WireGuard.Public(), Addresses: []netip.Addr{p.advertise}, Port: p.cfg.Port, Joined: p.started,
+		})
+	})
+	if errors.Is(err, errNameTaken) {
+		return fmt.Errorf("%w: choose another with --name", err)
+	}
+	return err
+}
+
+// retry does something that a shard without quorum may delay, until it works, ctx ends, or trying again is of no use.
+func retry(ctx context.Context, log *slog.Logger, what string, try func(context.Context) error) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := try(ctx)
+		if err == nil || ctx.Err() != nil || errors.Is(err, errNameTaken) || errors.Is(err, errNoRange) {
+			return err
+		}
+		log.Info("waiting to "+what, "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// endpoint is where the other peers and the host's clients reach the API.
+func (p *Peer) endpoint() netip.AddrPort { return netip.AddrPortFrom(p.advertise, uint16(p.cfg.Port)) }
+
+// writeKubeconfig keeps the administrator's kubeconfig in the data folder.
+func (p *Peer) writeKubeconfig() error {
+	endpoints := []identity.Endpoint{{Name: p.self.Name, Address: p.endpoint().String()}}
+	for _, member := range p.members.Members() {
+		if member.PeerID != p.self.ID && member.Status == membership.Alive {
+			endpoints = append(endpoints, identity.Endpoint{Name: member.Name, Address: member.Address.String()})
+		}
+	}
+	text, err := p.self.Cluster.Kubeconfig(time.Now(), endpoints)
+	if err != nil {
+		return err
+	}
+	temporary := p.cfg.KubeconfigPath() + ".new"
+	if err := os.WriteFile(temporary, text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temporary, p.cfg.KubeconfigPath())
+}
+
+// serveHTTP serves on a listener until ctx ends. Long-lived streams (watches, logs) end with their request's context. Where the listener
+// proves who calls, callerOf tells it to handlers.
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
+	server := &http.Server{
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			if proven, ok := conn.(interface{ PeerID() string }); ok {
+				return context.WithValue(ctx, caller{}, proven.PeerID())
+			}
+			return ctx
+		},
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Protocols:   new(http.Protocols),
+	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetHTTP2(true)
+	stop := context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		// What is still open after the grace is cut: its client asks another peer.
+		if server.Shutdown(grace) != nil {
+			_ = server.Close()
+		}
+	})
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}

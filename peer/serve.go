@@ -1,0 +1,179 @@
+//go:build wip
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"shoal/consensus"
+	"shoal/peer/api"
+	"shoal/peer/api/storage"
+	"shoal/placement"
+	"shoal/runtime/pods"
+)
+
+// serviceKubelet carries HTTP to a node's kubelet API.
+const serviceKubelet = "shoal/kubelet"
+
+// serveAPI builds the Kubernetes API and serves it on the peer's port.
+func (p *Peer) serveAPI(ctx context.Context, group *errgroup.Group) error {
+	cluster := p.self.Cluster
+	server, err := api.New(ctx, api.Config{
+		Storage:  storage.NewDecorator(storage.DecoratorConfig{Host: p.host, Logger: p.log}),
+		PeerName: p.self.Name, AdvertiseAddress: p.endpoint(), ServiceCIDR: cluster.ServiceCIDR,
+		ClientCA: cluster.CAPEM(), ServiceAccountKey: cluster.ServiceAccountKey, EncryptionKey: cluster.EncryptionKey,
+		KubeletDial: p.dialKubelet, NodeLeases: p.leases, AuditLog: filepath.Join(p.cfg.DataDir, "audit.log"), Logger: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.api = server
+	client, err := kubernetes.NewForConfig(server.LoopbackAs("system:node:"+p.self.Name, "system:nodes"))
+	if err != nil {
+		return err
+	}
+	recorder, end, err := p.recorder(ctx, "kubelet")
+	if err != nil {
+		return err
+	}
+	p.node.events.Store(&recorder)
+	p.node.client.Store(client)
+	group.Go(func() error {
+		defer end()
+		return server.Run(ctx)
+	})
+	group.Go(func() error { return serveHTTP(ctx, p.link.API(), server.Handler(), p.log) })
+	return nil
+}
+
+// dialKubelet reaches a node's kubelet API over the peers' port.
+func (p *Peer) dialKubelet(ctx context.Context, nodeName string) (net.Conn, error) {
+	for _, member := range p.members.Members() {
+		if member.Name == nodeName {
+			return p.link.Dial(ctx, member.PeerID, serviceKubelet)
+		}
+	}
+	return nil, fmt.Errorf("no peer is named %s", nodeName)
+}
+
+// serveNode answers what other peers ask this node.
+func (p *Peer) serveNode(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	listener, err := p.link.Listen(serviceNode)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("POST "+claimsPath, answerJSON(func(_ *http.Request, in claimRequest) (claimAnswer, error) {
+		return p.node.claim(ctx, in), nil
+	}))
+	mux.Handle("POST "+leasePath, leaseHandler(p.renewals, p.leadsMeta, func(r *http.Request) string {
+		return p.nameOf(callerOf(r))
+	}))
+	group.Go(func() error { return serveHTTP(ctx, listener, mux, p.log) })
+	kubelet, err := p.link.Listen(serviceKubelet)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return serveHTTP(ctx, kubelet, p.node.kubelet(), p.log) })
+	renewer := &renewer{
+		host: p.host, nodes: p.nodes, self: p.self.ID, node: p.self.Name, local: p.renewals,
+		fence: p.node.fence, unfence: p.node.agent.Unfence, log: p.log,
+	}
+	group.Go(func() error { return renewer.Run(ctx) })
+	return group.Wait()
+}
+
+func (p *Peer) leadsMeta() bool {
+	for _, status := range p.host.Status() {
+		if status.Shard == consensus.MetaShard {
+			return status.Leading
+		}
+	}
+	return false
+}
+
+// nameOf is the node name of a peer, "" if gossip does not know it.
+func (p *Peer) nameOf(peerID string) string {
+	for _, member := range p.members.Members() {
+		if member.PeerID == peerID {
+			return member.Name
+		}
+	}
+	return ""
+}
+
+// claimRequest asks a node for room. Shard is the shard whose leader asks.
+type claimRequest struct {
+	Shard  uint64       `json:"shard"`
+	Claims []pods.Claim `json:"claims"`
+}
+
+// claimAnswer says yes or no to each claim, and what the node has given to pods of other shards than the asking one.
+type claimAnswer struct {
+	Answers []pods.Answer `json:"answers"`
+	Foreign []pods.Claim  `json:"foreign"`
+}
+
+// claim answers as the ledger does.
+func (n *node) claim(ctx context.Context, request claimRequest) claimAnswer {
+	answer := claimAnswer{Answers: n.ledger.Claim(request.Claims, time.Now())}
+	for _, held := range n.ledger.Held() {
+		shard, err := n.peer.directory.Locate(ctx, held.Namespace)
+		if err == nil && shard != request.Shard {
+			answer.Foreign = append(answer.Foreign, held)
+		}
+	}
+	return answer
+}
+
+// rooms asks a node for room for pods of one shard.
+func (p *Peer) rooms(shard uint64) rooms {
+	return func(ctx context.Context, node *corev1.Node, claims []pods.Claim) ([]pods.Answer, placement.NodeUsage, error) {
+		request := claimRequest{Shard: shard, Claims: claims}
+		var answer claimAnswer
+		peerID := node.Annotations[peerAnnotation]
+		switch peerID {
+		case "":
+			return nil, placement.NodeUsage{}, errors.New("no peer runs this node")
+		case p.self.ID:
+			answer = p.node.claim(ctx, request)
+		default:
+			var err error
+			if answer, err = p.nodes.claim(ctx, peerID, request); err != nil {
+				return nil, placement.NodeUsage{}, err
+			}
+		}
+		return answer.Answers, usageOf(node.Name, answer.Foreign), nil
+	}
+}
+
+func usageOf(node string, foreign []pods.Claim) placement.NodeUsage {
+	usage := placement.NodeUsage{Node: node}
+	for _, claim := range foreign {
+		usage.Granted.Add(placement.ResourcesOf(claim.Requests))
+		usage.Granted.Pods++
+		for _, port := range claim.HostPorts {
+			usage.Ports = append(usage.Ports, placement.HostPort{IP: port.IP, Protocol: port.Protocol, Port: port.Port})
+		}
+	}
+	return usage
+}
+
+// caller is the key under which a connection's proven peer ID stands in a request's context.
+type caller struct{}
+
+func callerOf(r *http.Request) string {
+	id, _ := r.Context().Value(caller{}).(string)
+	return id
+}

@@ -1,0 +1,162 @@
+//go:build wip
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"shoal/consensus"
+	"shoal/consensus/shardmap"
+	"shoal/consensus/store"
+	"shoal/mesh/membership"
+	"shoal/placement/shards"
+)
+
+// shardKeeper keeps the assignment of shards to peers as placement/shards wants it. It runs on the meta leader and only writes the
+// wanted assignment down; each shard's own leader carries it out (consensus).
+type shardKeeper struct {
+	host    *consensus.Host
+	members func() []membership.Member
+	changed <-chan struct{} // a membership change: look at once
+	options shards.Options
+	log     *slog.Logger
+
+	down map[string]time.Time
+}
+
+// keepInterval is how often assignments are looked at when nothing happens.
+const keepInterval = time.Second
+
+// leavingPrefix marks peers that are on their way out: they give up their replicas and get no new ones.
+const leavingPrefix = "/shoal/leaving/"
+
+// Run keeps assignments until ctx ends.
+func (k *shardKeeper) Run(ctx context.Context) error {
+	k.down = map[string]time.Time{}
+	ticker := time.NewTicker(keepInterval)
+	defer ticker.Stop()
+	for {
+		if err := k.keep(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			k.log.Warn("shard assignments could not be looked after", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.changed:
+		case <-ticker.C:
+		}
+	}
+}
+
+func (k *shardKeeper) keep(ctx context.Context, now time.Time) error {
+	peers, err := k.peers(ctx, now)
+	if err != nil {
+		return err
+	}
+	current, records, err := k.assignments(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, step := range shards.Plan(peers, current, k.options, now) {
+		if err := k.write(ctx, records[step.Shard], step); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// peers joins what is written down about peers with what gossip says of them.
+func (k *shardKeeper) peers(ctx context.Context, now time.Time) ([]shards.Peer, error) {
+	records, err := listPeers(ctx, k.host)
+	if err != nil {
+		return nil, err
+	}
+	leaving, err := k.host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: leavingPrefix}, consensus.Local)
+	if err != nil {
+		return nil, err
+	}
+	leaves := map[string]bool{}
+	for _, kv := range leaving.KVs {
+		leaves[kv.Key[len(leavingPrefix):]] = true
+	}
+	alive := map[string]bool{}
+	for _, member := range k.members() {
+		alive[member.PeerID] = member.Status == membership.Alive
+	}
+	var peers []shards.Peer
+	for id, record := range records {
+		if alive[id] {
+			delete(k.down, id)
+		} else if _, known := k.down[id]; !known {
+			k.down[id] = now
+		}
+		peers = append(peers, shards.Peer{ID: id, Zone: record.Zone, Weight: 1, Down: k.down[id], Leaves: leaves[id]})
+	}
+	return peers, nil
+}
+
+type assignmentRecord struct {
+	assignment shardmap.Assignment
+	revision   store.Revision
+}
+
+// assignments reads what is assigned and compares it with what each raft group is.
+func (k *shardKeeper) assignments(ctx context.Context) ([]shards.Assignment, map[uint64]assignmentRecord, error) {
+	list, err := k.host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: shardmap.Prefix}, consensus.Local)
+	if err != nil {
+		return nil, nil, err
+	}
+	records := map[uint64]assignmentRecord{}
+	var current []shards.Assignment
+	for _, kv := range list.KVs {
+		assignment, err := shardmap.Decode(kv.Key, kv.Value)
+		if err != nil {
+			return nil, nil, err
+		}
+		records[assignment.Shard] = assignmentRecord{assignment, kv.Mod}
+		entry := shards.Assignment{Shard: assignment.Shard}
+		for _, replica := range assignment.Replicas {
+			entry.Replicas = append(entry.Replicas, shards.Replica{Peer: replica.Peer, Voter: replica.Voter})
+		}
+		status, err := k.host.Where(ctx, assignment.Shard)
+		entry.Leader, entry.Busy = status.Leader, err != nil || !settled(assignment, status.Members)
+		current = append(current, entry)
+	}
+	return current, records, nil
+}
+
+// settled tells whether a raft group has exactly the assigned members.
+func settled(assignment shardmap.Assignment, members []consensus.Member) bool {
+	if len(assignment.Replicas) != len(members) {
+		return false
+	}
+	for _, member := range members {
+		replica, ok := assignment.Of(member.Peer)
+		if !ok || replica.ID != member.ReplicaID || replica.Voter != member.Voter {
+			return false
+		}
+	}
+	return true
+}
+
+func (k *shardKeeper) write(ctx context.Context, record assignmentRecord, step shards.Step) error {
+	want := make([]shardmap.Want, 0, len(step.Want))
+	for _, replica := range step.Want {
+		want = append(want, shardmap.Want{Peer: replica.Peer, Voter: replica.Voter})
+	}
+	next := record.assignment.Place(want)
+	key := shardmap.Key(step.Shard)
+	result, err := k.host.Propose(ctx, consensus.MetaShard, store.Transaction{
+		Conditions: []store.Condition{{Key: key, Revision: record.revision}},
+		Ops:        []store.Op{{Key: key, Value: next.Encode()}},
+	})
+	if err == nil && result.OK {
+		k.log.Info("shard reassigned", "shard", step.Shard, "reason", step.Reason, "replicas", len(want))
+	}
+	// A failed condition means that somebody else changed it: the next look sees that.
+	return err
+}
