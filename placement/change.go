@@ -10,9 +10,11 @@ import (
 // Verb says what a Change does to its object.
 type Verb string
 
-// The verbs, as the API knows them. Update writes everything but status, UpdateStatus only status.
+// The verbs, as the API knows them. Update writes everything but status, UpdateStatus only
+// status (and metadata), Bind only a pod's node.
 const (
 	Create       Verb = "create"
+	Bind         Verb = "bind"
 	Update       Verb = "update"
 	UpdateStatus Verb = "update-status"
 	Delete       Verb = "delete"

@@ -1,15 +1,29 @@
 // Package shards decides which peer holds which replica of which shard, and who leads.
+//
+// The rules: one voter on one peer; one voter and one non-voting copy on two; three voters (five
+// on request) as soon as there are peers for them. Replicas of a shard are in different zones
+// where they can be, peers carry replicas in proportion to their weights, and nothing moves
+// without need: a peer that is down briefly keeps its replicas, and each step changes one replica
+// of a shard. Voters are never fewer after a step than before, except when a peer leaves on its
+// own wish and nobody can take its place.
 package shards
 
-import "time"
+import (
+	"cmp"
+	"hash/fnv"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+)
 
 // Peer is a machine that can hold replicas.
 type Peer struct {
 	ID     string
 	Zone   string
-	Weight float64   // share of replicas it should get, 1 for an ordinary peer, 0 for none
+	Weight float64   // share of replicas it should get: 1 for an ordinary peer, 0 for none
 	Down   time.Time // since when it is dead; zero if it is alive
-	Leaves bool      // it is leaving and should give up its replicas
+	Leaves bool      // it wants to give up its replicas
 }
 
 // Replica is one shard's copy on one peer.
@@ -23,30 +37,220 @@ type Assignment struct {
 	Shard    uint64
 	Replicas []Replica
 	Leader   string // where known
-	Busy     bool   // a change is under way
+	Busy     bool   // a change is under way: no other may begin
 }
 
 // Options are the numbers of Plan.
 type Options struct {
-	Voters     int           // with at least that many peers: 3, or 5
-	Hysteresis time.Duration // how long a peer must be dead before it is replaced
+	Voters     int           // wanted where there are peers enough: 3, or 5
+	Hysteresis time.Duration // how long a peer must be dead before it is replaced; 0 means 60 s
 }
 
 // Step is one wanted membership change of one shard.
 type Step struct {
-	Shard  uint64
-	Want   []Replica // the whole membership after the step
+	Shard uint64
+	// Want is the whole membership after the step, sorted by peer. Whoever carries it out adds a
+	// new replica as non-voting, lets it catch up, promotes it, and only then removes another.
+	Want   []Replica
 	Reason string
 }
 
-// Plan returns at most one step per shard.
-func Plan(peers []Peer, current []Assignment, o Options, now time.Time) []Step { return nil }
-
-// Transfer asks a shard's leader to hand over.
-type Transfer struct {
-	Shard    uint64
-	From, To string
+// Plan returns at most one step per shard, and none for busy shards. A replica whose peer is not
+// in peers counts as dead for good.
+//
+// Steps that repair come for all shards at once; steps that only even out load or zones come one
+// at a time, so that a cluster that has just grown is not all copying at once.
+func Plan(peers []Peer, current []Assignment, o Options, now time.Time) []Step {
+	p := newPlanner(peers, current, o, now)
+	var steps []Step
+	busy := false
+	for i := range p.shards {
+		s := &p.shards[i]
+		if s.busy {
+			busy = true
+			continue
+		}
+		if step, ok := p.repair(s); ok {
+			steps = append(steps, step)
+		}
+	}
+	if len(steps) > 0 || busy {
+		return steps
+	}
+	if step, ok := p.improve(); ok {
+		steps = append(steps, step)
+	}
+	return steps
 }
 
-// PlanLeaders spreads leaders evenly over the peers that hold voters.
-func PlanLeaders(peers []Peer, current []Assignment) []Transfer { return nil }
+// state is what a peer can be used for.
+type state int
+
+const (
+	dead    state = iota // for longer than the hysteresis, or unknown
+	leaving              // alive, but to be freed
+	shaky                // down for a while: keeps what it has, gets nothing
+	alive
+)
+
+type planner struct {
+	peers  map[string]*peer
+	ids    []string // sorted
+	shards []shard
+	voters int // wanted per shard
+	copies int // wanted per shard, voting or not
+}
+
+type peer struct {
+	Peer
+	state state
+	load  int // replicas
+}
+
+type shard struct {
+	id       uint64
+	replicas []Replica
+	busy     bool
+}
+
+func newPlanner(peers []Peer, current []Assignment, o Options, now time.Time) *planner {
+	p := &planner{peers: map[string]*peer{}}
+	hysteresis := cmp.Or(o.Hysteresis, time.Minute)
+	usable := 0
+	for _, q := range peers {
+		entry := &peer{Peer: q, state: alive}
+		switch {
+		case !q.Down.IsZero() && now.Sub(q.Down) > hysteresis:
+			entry.state = dead
+		case q.Leaves || q.Weight <= 0:
+			entry.state = leaving
+		case !q.Down.IsZero():
+			entry.state = shaky
+		}
+		if entry.state >= shaky {
+			usable++
+		}
+		p.peers[q.ID] = entry
+		p.ids = append(p.ids, q.ID)
+	}
+	slices.Sort(p.ids)
+	for _, a := range current {
+		p.shards = append(p.shards, shard{id: a.Shard, replicas: slices.Clone(a.Replicas), busy: a.Busy})
+		for _, r := range a.Replicas {
+			p.peer(r.Peer).load++
+		}
+	}
+	slices.SortFunc(p.shards, func(a, b shard) int { return cmp.Compare(a.id, b.id) })
+	p.voters, p.copies = sizes(usable, o.Voters)
+	return p
+}
+
+// sizes is how many voters and how many copies in all a shard should have on so many peers.
+func sizes(peers, wanted int) (voters, copies int) {
+	switch {
+	case peers <= 1:
+		return 1, 1
+	case peers == 2:
+		return 1, 2
+	default:
+		voters = min(max(wanted, 3), peers)
+		voters -= 1 - voters%2 // an even number tolerates no more losses than the odd one below
+		return voters, voters
+	}
+}
+
+// peer is a peer by ID; one that nobody knows is dead.
+func (p *planner) peer(id string) *peer {
+	if q := p.peers[id]; q != nil {
+		return q
+	}
+	q := &peer{Peer: Peer{ID: id}, state: dead}
+	p.peers[id] = q
+	return q
+}
+
+func (s *shard) voters() int {
+	n := 0
+	for _, r := range s.replicas {
+		if r.Voter {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *shard) has(id string) bool {
+	return slices.ContainsFunc(s.replicas, func(r Replica) bool { return r.Peer == id })
+}
+
+// canDecide tells whether enough voters live to agree on a change.
+func (p *planner) canDecide(s *shard) bool {
+	living := 0
+	for _, r := range s.replicas {
+		if q := p.peer(r.Peer); r.Voter && (q.state == alive || q.state == leaving && q.Down.IsZero()) {
+			living++
+		}
+	}
+	return living > s.voters()/2
+}
+
+// candidate is the best peer for a new replica of a shard: in a zone that has none of it yet,
+// with the least load for its weight, and then by rendezvous hash, so that equal peers share
+// shards evenly and the same way everywhere. except is left out of the zone count.
+func (p *planner) candidate(s *shard, except string) *peer {
+	var best *peer
+	for _, id := range p.ids {
+		q := p.peers[id]
+		if q.state != alive || s.has(id) {
+			continue
+		}
+		if best == nil || p.better(s, q, best, except) {
+			best = q
+		}
+	}
+	return best
+}
+
+func (p *planner) better(s *shard, a, b *peer, except string) bool {
+	return cmp.Or(
+		cmp.Compare(p.inZone(s, a.Zone, except), p.inZone(s, b.Zone, except)),
+		cmp.Compare(float64(a.load+1)/a.Weight, float64(b.load+1)/b.Weight),
+		-cmp.Compare(affinity(s.id, a), affinity(s.id, b)),
+		cmp.Compare(a.ID, b.ID),
+	) < 0
+}
+
+// inZone counts a shard's replicas in a zone, but for one peer.
+func (p *planner) inZone(s *shard, zone, except string) int {
+	n := 0
+	for _, r := range s.replicas {
+		if q := p.peer(r.Peer); q.Zone == zone && r.Peer != except && q.state >= shaky {
+			n++
+		}
+	}
+	return n
+}
+
+// affinity is the weighted rendezvous score of a peer for a shard; the highest wins.
+// Source: Schindelhauer and Schomaker, "Weighted distributed hash tables", SPAA 2005.
+func affinity(shard uint64, q *peer) float64 {
+	h := fnv.New64a()
+	h.Write([]byte(strconv.FormatUint(shard, 10)))
+	h.Write([]byte{0})
+	h.Write([]byte(q.ID))
+	unit := (float64(h.Sum64()>>11) + 0.5) / (1 << 53)
+	return -q.Weight / math.Log(unit)
+}
+
+// step makes the shard's membership the wanted one, in the plan's own books too.
+func (p *planner) step(s *shard, want []Replica, reason string) (Step, bool) {
+	for _, r := range s.replicas {
+		p.peer(r.Peer).load--
+	}
+	for _, r := range want {
+		p.peer(r.Peer).load++
+	}
+	slices.SortFunc(want, func(a, b Replica) int { return cmp.Compare(a.Peer, b.Peer) })
+	s.replicas = want
+	return Step{Shard: s.id, Want: want, Reason: reason}, true
+}

@@ -1,0 +1,162 @@
+package shards
+
+import (
+	"fmt"
+	"slices"
+)
+
+// repair is the next step that a shard needs, if any: first replicas on dead or leaving peers,
+// then too few copies, then copies that should vote, then too many.
+func (p *planner) repair(s *shard) (Step, bool) {
+	if !p.canDecide(s) {
+		return Step{}, false // it has lost its majority: no change can be agreed on
+	}
+	if bad, ok := p.misplaced(s); ok {
+		if step, ok := p.replace(s, bad); ok {
+			return step, true
+		}
+	}
+	if len(s.replicas) < p.copies {
+		if q := p.candidate(s, ""); q != nil {
+			return p.step(s, append(slices.Clone(s.replicas), Replica{Peer: q.ID}), fmt.Sprintf("%d of %d copies", len(s.replicas), p.copies))
+		}
+	}
+	if s.voters() < p.voters {
+		return p.promote(s)
+	}
+	return p.trim(s)
+}
+
+// misplaced is the replica that should go first: of a dead peer, then of a leaving one.
+func (p *planner) misplaced(s *shard) (Replica, bool) {
+	for _, which := range []state{dead, leaving} {
+		for _, r := range s.replicas {
+			if p.peer(r.Peer).state == which {
+				return r, true
+			}
+		}
+	}
+	return Replica{}, false
+}
+
+// replace puts a replica on another peer, or takes it away if the shard can do without it.
+func (p *planner) replace(s *shard, bad Replica) (Step, bool) {
+	word := "is dead"
+	if p.peer(bad.Peer).state == leaving {
+		word = "leaves"
+	}
+	reason := fmt.Sprintf("peer %s %s", bad.Peer, word)
+	if q := p.candidate(s, bad.Peer); q != nil {
+		return p.step(s, with(without(s, bad.Peer), Replica{Peer: q.ID, Voter: bad.Voter}), reason)
+	}
+	// Nobody can take it over. A dead voter stays in the books: taking it out would not bring the
+	// shard nearer to a majority that survives, and it may come back. Copies that do not vote
+	// may go, and so may the replica of a peer that wants to leave, if another voter is left.
+	rest := without(s, bad.Peer)
+	if !bad.Voter || p.peer(bad.Peer).state == leaving && s.voters() > 1 {
+		return p.step(s, rest, reason)
+	}
+	// The only voter leaves: a copy that does not vote yet succeeds it. Promotion comes first.
+	if p.peer(bad.Peer).state == leaving {
+		for i, r := range rest {
+			if p.peer(r.Peer).state == alive {
+				rest[i].Voter = true
+				return p.step(s, rest, reason)
+			}
+		}
+	}
+	return Step{}, false
+}
+
+func without(s *shard, peer string) []Replica {
+	return slices.DeleteFunc(slices.Clone(s.replicas), func(r Replica) bool { return r.Peer == peer })
+}
+
+func with(replicas []Replica, r Replica) []Replica { return append(replicas, r) }
+
+// promote makes copies vote, as soon as there are enough for the wanted, odd number: going from
+// one voter to two would make every single loss fatal.
+func (p *planner) promote(s *shard) (Step, bool) {
+	want := slices.Clone(s.replicas)
+	missing := p.voters - s.voters()
+	for i := range want {
+		if missing > 0 && !want[i].Voter && p.peer(want[i].Peer).state == alive {
+			want[i].Voter = true
+			missing--
+		}
+	}
+	if missing > 0 {
+		return Step{}, false
+	}
+	return p.step(s, want, fmt.Sprintf("%d voters for %d", p.voters, s.voters()))
+}
+
+// trim takes away one copy too many that does not vote. Voters too many stay: they harm nobody,
+// and fewer would be less safe; only an even number left behind by a leaving peer is reduced.
+func (p *planner) trim(s *shard) (Step, bool) {
+	voters := s.voters()
+	if len(s.replicas) > p.copies && len(s.replicas) > voters {
+		for _, r := range s.replicas {
+			if !r.Voter {
+				return p.step(s, without(s, r.Peer), fmt.Sprintf("%d copies for %d", len(s.replicas), p.copies))
+			}
+		}
+	}
+	return Step{}, false
+}
+
+// improve is one move that evens out zones or load, if there is one. It must make things better
+// by a whole replica, so that it is not undone by the next call.
+func (p *planner) improve() (Step, bool) {
+	for i := range p.shards {
+		s := &p.shards[i]
+		for _, r := range s.replicas {
+			from := p.peer(r.Peer)
+			q := p.candidate(s, r.Peer)
+			if q == nil || from.state != alive {
+				continue
+			}
+			if p.inZone(s, q.Zone, r.Peer) < p.inZone(s, from.Zone, r.Peer) {
+				return p.move(s, r, q, fmt.Sprintf("zone %q has another copy", from.Zone))
+			}
+		}
+	}
+	return p.balance()
+}
+
+// balance moves a replica from the fullest peer that has one to spare to an emptier one.
+func (p *planner) balance() (Step, bool) {
+	var best struct {
+		shard *shard
+		from  Replica
+		to    *peer
+		gain  float64
+	}
+	for i := range p.shards {
+		s := &p.shards[i]
+		for _, r := range s.replicas {
+			from := p.peer(r.Peer)
+			if from.state != alive {
+				continue
+			}
+			for _, id := range p.ids {
+				q := p.peers[id]
+				if q.state != alive || s.has(id) || p.inZone(s, q.Zone, r.Peer) > p.inZone(s, from.Zone, r.Peer) {
+					continue
+				}
+				gain := float64(from.load)/from.Weight - float64(q.load+1)/q.Weight
+				if gain > best.gain+1e-9 {
+					best.shard, best.from, best.to, best.gain = s, r, q, gain
+				}
+			}
+		}
+	}
+	if best.shard == nil {
+		return Step{}, false
+	}
+	return p.move(best.shard, best.from, best.to, fmt.Sprintf("peer %s has more than its share", best.from.Peer))
+}
+
+func (p *planner) move(s *shard, r Replica, to *peer, reason string) (Step, bool) {
+	return p.step(s, with(without(s, r.Peer), Replica{Peer: to.ID, Voter: r.Voter}), reason)
+}
