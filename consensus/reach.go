@@ -80,7 +80,7 @@ func (h *Host) giveUp(ctx context.Context, shard uint64, uncertain bool, last er
 		return shardError(shard, ErrUnknownOutcome, cause)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("shard %d: %w", shard, cause)
-	case errors.Is(last, errNoPeer) && h.routes.loaded() && !h.routes.knows(shard):
+	case h.routes.loaded() && !h.routes.knows(shard):
 		return shardError(shard, ErrUnknownShard, cause)
 	default:
 		return shardError(shard, ErrNoQuorum, cause)

@@ -83,7 +83,11 @@ func (h *Host) describe(shard uint64, infos []dragonboat.ShardInfo) ShardStatus 
 			continue
 		}
 		s.Voter = !info.IsNonVoting
+		// The group knows its voters best; who is assigned and no voter has no vote yet.
 		s.Members = slices.DeleteFunc(s.Members, func(m Member) bool { return info.Replicas[m.ReplicaID] != "" })
+		for i := range s.Members {
+			s.Members[i].Voter = false
+		}
 		for id, peer := range info.Replicas {
 			peers[id] = peer
 			s.Members = append(s.Members, Member{Peer: peer, ReplicaID: id, Voter: true})
