@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"shoal/runtime/containerd"
 )
 
 // apiPort is the peers' one port, the default of peer join.
@@ -115,7 +117,7 @@ func (p *Peer) Command(ctx context.Context, args ...string) (string, error) {
 // Kill ends the peer with everything on it, by SIGKILL: its process, containerd, shims and containers. What a power cut leaves is left:
 // files, mounts and cgroups of a machine that will not clean up after itself.
 func (p *Peer) Kill() error {
-	return killAll(func() []int { return processesOf(p.host.name, p.Dir, p.cgroup) })
+	return killAll(func() []int { return processesOf(p.host.name, []string{p.Dir, containerd.StateDir(p.Dir)}, p.cgroup) })
 }
 
 // KillProcess ends only the peer's own process, by SIGKILL, and waits for its end. Its containers go on.
@@ -162,7 +164,8 @@ func (p *Peer) close() error {
 	if p.forward != nil {
 		failed = append(failed, p.forward.close())
 	}
-	failed = append(failed, p.Kill(), unmountBelow(p.Dir), removeCgroups(p.cgroup))
+	state := containerd.StateDir(p.Dir)
+	failed = append(failed, p.Kill(), unmountBelow(p.Dir), unmountBelow(state), removeCgroups(p.cgroup), os.RemoveAll(state))
 	if p.host != nil {
 		failed = append(failed, p.host.close())
 	}

@@ -17,8 +17,8 @@ import (
 )
 
 // processesOf finds every process that belongs to a peer: those that live in its network namespace, those whose command line names
-// its data folder (shims), and those in its cgroups (containers).
-func processesOf(namespace, dataDir, cgroup string) []int {
+// one of its folders (shims), and those in its cgroups (containers).
+func processesOf(namespace string, folders []string, cgroup string) []int {
 	var inode uint64
 	if info, err := os.Stat(filepath.Join("/run/netns", namespace)); err == nil {
 		inode = info.Sys().(*syscall.Stat_t).Ino
@@ -33,7 +33,7 @@ func processesOf(namespace, dataDir, cgroup string) []int {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if inNamespace(pid, inode) || names(pid, dataDir) || inCgroup(pid, cgroup) {
+		if inNamespace(pid, inode) || names(pid, folders) || inCgroup(pid, cgroup) {
 			found = append(found, pid)
 		}
 	}
@@ -45,9 +45,9 @@ func inNamespace(pid int, inode uint64) bool {
 	return err == nil && inode != 0 && info.Sys().(*syscall.Stat_t).Ino == inode
 }
 
-func names(pid int, dataDir string) bool {
+func names(pid int, folders []string) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && dataDir != "" && bytes.Contains(line, []byte(dataDir+"/"))
+	return err == nil && slices.ContainsFunc(folders, func(folder string) bool { return bytes.Contains(line, []byte(folder+"/")) })
 }
 
 func inCgroup(pid int, cgroup string) bool {
