@@ -11,10 +11,9 @@ import (
 type Verb string
 
 // The verbs, as the API knows them. Update writes everything but status, UpdateStatus only
-// status (and metadata), Bind only a pod's node.
+// status (and metadata).
 const (
 	Create       Verb = "create"
-	Bind         Verb = "bind"
 	Update       Verb = "update"
 	UpdateStatus Verb = "update-status"
 	Delete       Verb = "delete"

@@ -92,9 +92,20 @@ func (p *planner) promote(s *shard) (Step, bool) {
 }
 
 // trim takes away one copy too many that does not vote. Voters too many stay: they harm nobody,
-// and fewer would be less safe; only an even number left behind by a leaving peer is reduced.
+// and fewer would be less safe. The exception are two voters that a leaving peer has left behind:
+// with two, the loss of either is fatal, so one becomes a copy that does not vote, by going and
+// coming back.
 func (p *planner) trim(s *shard) (Step, bool) {
 	voters := s.voters()
+	if voters == 2 && p.voters == 1 {
+		drop := s.replicas[0].Peer
+		for _, r := range s.replicas {
+			if q, worst := p.peer(r.Peer), p.peer(drop); r.Voter && q.load > worst.load {
+				drop = r.Peer
+			}
+		}
+		return p.step(s, without(s, drop), "1 voter for 2")
+	}
 	if len(s.replicas) > p.copies && len(s.replicas) > voters {
 		for _, r := range s.replicas {
 			if !r.Voter {
