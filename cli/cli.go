@@ -92,11 +92,11 @@ func newParser(root *grammar, std streams, exit func(int)) (*kong.Kong, error) {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 	}
 	for _, verb := range kubectlVerbs {
-		var tags []string
+		tags := []string{`cmd:""`, `passthrough:""`}
 		if verb.hidden {
 			tags = append(tags, `hidden:""`)
 		}
-		options = append(options, kong.DynamicCommand(verb.name, verb.help, kubectlGroup, &kubectlCommand{verb: verb.name}, append(tags, `passthrough:""`)...))
+		options = append(options, kong.DynamicCommand(verb.name, verb.help, kubectlGroup, &kubectlCommand{verb: verb.name}, tags...))
 	}
 	return kong.New(root, options...)
 }

@@ -34,7 +34,7 @@ func (configFile) BeforeResolve(ctx *kong.Context, trace *kong.Path) error {
 	values := map[string]any{}
 	for _, entry := range entries {
 		if !known[entry.key] || entry.key == trace.Flag.Name || entry.key == "help" {
-			return fmt.Errorf("%s, line %d: there is no flag --%s (see `peer join --help`)", path, entry.line, entry.key)
+			return fmt.Errorf("%s, line %d: there is no flag --%s", path, entry.line, entry.key)
 		}
 		if _, twice := values[entry.key]; twice {
 			return fmt.Errorf("%s, line %d: %s is given twice", path, entry.line, entry.key)
