@@ -18,9 +18,25 @@ import (
 	"slices"
 
 	_ "shoal/cli/peer-shim/initproc" // must see "init" before anything else runs
+	"shoal/cli/peer-shim/logger"
 	"shoal/cli/peer-shim/ocirun"
+	"shoal/cli/peer-shim/pause"
 	"shoal/cli/peer-shim/taskshim"
+	"shoal/runtime/containerd/crilog"
 )
+
+// run is everything but the shim.
+func run(args []string) error {
+	switch {
+	case len(args) == 1 && args[0] == "pause":
+		pause.Run()
+		return nil
+	case len(args) == 2 && args[0] == crilog.Scheme:
+		return logger.Run(args[1])
+	default:
+		return ocirun.Main(args, os.Stdin, os.Stdout)
+	}
+}
 
 // shimFlags are what containerd puts first when it calls a shim.
 var shimFlags = []string{"-namespace", "-id", "-info", "-v"}
@@ -30,7 +46,7 @@ func main() {
 		taskshim.Main()
 		return
 	}
-	err := ocirun.Main(os.Args[1:], os.Stdin, os.Stdout)
+	err := run(os.Args[1:])
 	var exit *ocirun.ExitError
 	switch {
 	case err == nil:

@@ -318,7 +318,7 @@ func endProcess(pid int, grace time.Duration) error {
 
 // diskError names a full disk in words.
 func diskError(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if diskFull(err) {
 		return fmt.Errorf("the disk is full: %w", err)
 	}
 	return err

@@ -14,7 +14,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
-	"shoal/cli/peer-shim/crilog"
+	"shoal/runtime/containerd/crilog"
 )
 
 // output carries one container's streams from FIFOs in its bundle to its log.

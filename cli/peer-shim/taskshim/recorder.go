@@ -13,7 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/log"
 
-	"shoal/cli/peer-shim/exitrecord"
+	"shoal/runtime/containerd/exitrecord"
 )
 
 // flushWait is how long the news of an exit waits for the last output to

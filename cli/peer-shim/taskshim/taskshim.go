@@ -11,6 +11,7 @@ package taskshim
 
 import (
 	"context"
+	"os"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
@@ -34,8 +35,15 @@ func Main() {
 		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
 		InitFn:   newService,
 	})
-	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
+	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"), func(c *shim.Config) {
+		// Started by the peer itself, standard error is a file. containerd gives
+		// a FIFO named log instead.
+		c.NoSetupLogger = os.Getenv(StderrEnv) == "stderr"
+	})
 }
+
+// StderrEnv is the variable that tells the shim to log to standard error.
+const StderrEnv = "SHOAL_SHIM"
 
 func newService(ic *plugin.InitContext) (any, error) {
 	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")

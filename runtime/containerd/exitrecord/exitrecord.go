@@ -17,6 +17,7 @@ type Record struct {
 	Status    uint32    `json:"status"` // 128 + n for signal n
 	ExitedAt  time.Time `json:"exitedAt"`
 	OOMKilled bool      `json:"oomKilled,omitempty"` // the kernel killed in the container's cgroup for memory
+	Message   string    `json:"message,omitempty"`   // why it did not start at all
 }
 
 // Write replaces the file at path; a reader sees all of it or the old one. It
