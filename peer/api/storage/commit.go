@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/google/uuid"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -69,8 +68,6 @@ type proposal struct {
 	// writes are the ops' writes, nil for an op that only records something beside
 	// one.
 	writes []*pendingWrite
-	// done says that the outcome is known for good.
-	done   bool
 	result ShardResult
 }
 
@@ -78,36 +75,29 @@ type proposal struct {
 // at once. Within a shard all of them are applied or none; there is no such promise
 // between shards, and the results say what happened in each.
 //
-// The error joins the shards' errors. After errors other than conflicts Commit may
-// be called again: shards that have committed are not asked twice, and one whose
-// outcome was unknown is asked under the same request ID.
+// The error joins the shards' errors. A transaction is committed once: after any
+// error the decision is to be taken again from what is stored then, which is safe
+// also where the outcome is unknown, because every write carries its condition.
 func (t *Transaction) Commit(ctx context.Context) ([]ShardResult, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.spent {
-		return nil, errors.New("storage: commit of a transaction that was committed")
+		return nil, errSpent
 	}
-	if t.proposals == nil {
-		proposals, err := t.plan(ctx)
-		if err != nil {
-			return nil, apiError(err)
-		}
-		t.proposals = proposals
+	t.spent = true
+	proposals, err := t.plan(ctx)
+	if err != nil {
+		return nil, apiError(err)
 	}
 	var asked sync.WaitGroup
-	for _, p := range t.proposals {
-		if !p.done {
-			asked.Go(func() { p.run(ctx) })
-		}
+	for _, p := range proposals {
+		asked.Go(func() { p.run(ctx) })
 	}
 	asked.Wait()
-
-	t.spent = true
-	results := make([]ShardResult, len(t.proposals))
-	errs := make([]error, len(t.proposals))
-	for i, p := range t.proposals {
+	results := make([]ShardResult, len(proposals))
+	errs := make([]error, len(proposals))
+	for i, p := range proposals {
 		results[i], errs[i] = p.result, p.result.Err
-		t.spent = t.spent && p.done
 	}
 	return results, errors.Join(errs...)
 }
@@ -128,7 +118,6 @@ func (t *Transaction) plan(ctx context.Context) ([]*proposal, error) {
 		p := &proposal{
 			host:   s.host,
 			shard:  shard,
-			tx:     store.Transaction{ID: store.RequestID(uuid.New()), Stamp: s.host.Now()},
 			owners: map[string]*Storage{},
 			result: ShardResult{Shard: shard},
 		}
@@ -164,16 +153,11 @@ func (t *Transaction) plan(ctx context.Context) ([]*proposal, error) {
 
 // run asks the shard and notes the answer.
 func (p *proposal) run(ctx context.Context) {
-	p.result.Err = nil
 	result, err := p.host.Propose(ctx, p.shard, p.tx)
-	if err == nil && result.Forgotten {
-		err = errForgotten
-	}
 	if err != nil {
 		p.result.Err = apiError(err)
 		return
 	}
-	p.done = true
 	p.result.Revision = result.Revision
 	if !result.OK {
 		p.result.Err = p.conflict(result.Failed)

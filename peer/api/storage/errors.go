@@ -2,7 +2,6 @@ package storage
 
 import (
 	"errors"
-	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kstorage "k8s.io/apiserver/pkg/storage"
@@ -73,7 +72,3 @@ func watchError(err error) error {
 		return apiError(err)
 	}
 }
-
-// errForgotten reports a transaction that reached its shard so late that the shard
-// no longer knows whether it was applied before.
-var errForgotten = fmt.Errorf("%w: the answer came too late to tell", consensus.ErrUnknownOutcome)

@@ -35,7 +35,7 @@ func (s *Storage) confirmed(ctx context.Context, shards []uint64) (store.Revisio
 	group, gctx := errgroup.WithContext(ctx)
 	for i, shard := range shards {
 		group.Go(func() (err error) {
-			reached[i], err = s.host.Close(gctx, shard, 0)
+			reached[i], err = s.barrier(gctx, shard)
 			return err
 		})
 	}
@@ -47,6 +47,13 @@ func (s *Storage) confirmed(ctx context.Context, shards []uint64) (store.Revisio
 		highest = max(highest, rev)
 	}
 	return highest, s.closeAll(ctx, shards, highest)
+}
+
+// barrier is the shard's revision, at or above every write to it that was
+// acknowledged before the call. It writes nothing.
+func (s *Storage) barrier(ctx context.Context, shard uint64) (store.Revision, error) {
+	_, _, at, err := s.host.Get(ctx, shard, s.keys.root(), consensus.Linearizable)
+	return at, err
 }
 
 // closeAll makes all shards pass rev.

@@ -28,15 +28,13 @@ const firstProvisional = store.Revision(1) << 62
 // Objects handed back before the commit carry provisional resourceVersions. A
 // successful Commit sets the final ones in those same objects.
 //
-// A Transaction may be used by several goroutines. It is spent once Commit has
-// succeeded or reported conflicts.
+// A Transaction may be used by several goroutines, and is committed once.
 type Transaction struct {
 	mu          sync.Mutex
 	writes      map[string]*pendingWrite
 	order       []*pendingWrite
 	required    []requirement
 	provisional store.Revision
-	proposals   []*proposal
 	spent       bool
 }
 
@@ -55,6 +53,8 @@ type requirement struct {
 	key     string
 	rev     store.Revision
 }
+
+var errSpent = errors.New("storage: the transaction was committed already")
 
 type transactionKey struct{}
 
@@ -121,8 +121,8 @@ func (t *Transaction) state(ctx context.Context, s *Storage, key string) (store.
 func (t *Transaction) collect(_ context.Context, s *Storage, w write, out runtime.Object) (outcome, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.spent || t.proposals != nil {
-		return outcome{}, errors.New("storage: write in a transaction that was committed")
+	if t.spent {
+		return outcome{}, errSpent
 	}
 	t.provisional++
 	pending := t.writes[w.key]

@@ -153,7 +153,7 @@ func (s *Storage) present(ctx context.Context, shard uint64, want wanted) (store
 			return max(view.Revision(), want.minimum), nil
 		}
 	}
-	rev, err := s.host.Close(ctx, shard, 0)
+	rev, err := s.barrier(ctx, shard)
 	return max(rev, want.minimum), err
 }
 

@@ -211,9 +211,6 @@ func (s *Storage) commit(ctx context.Context, w write, out runtime.Object) (outc
 			return outcome{}, apiError(err)
 		}
 		result, err := s.host.Propose(ctx, shard, tx)
-		if err == nil && result.Forgotten {
-			err = errForgotten
-		}
 		if err != nil {
 			return outcome{}, apiError(err)
 		}

@@ -1,0 +1,190 @@
+package storage
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"shoal/consensus/store"
+)
+
+// drawHistory draws what some shards did: per shard its revisions in order, events
+// and mere progress mixed.
+func drawHistory(t *rapid.T, shards []uint64) [][]store.Event {
+	histories := make([][]store.Event, len(shards))
+	for i, shard := range shards {
+		tick := store.Revision(0)
+		for range rapid.IntRange(0, 12).Draw(t, "length") {
+			tick += store.Revision(rapid.IntRange(1, 3).Draw(t, "step"))
+			event := store.Event{Revision: tick*store.Tick + store.Revision(shard)}
+			if rapid.IntRange(0, 3).Draw(t, "kind") == 0 {
+				event.Progress = true
+			} else {
+				event.Key = fmt.Sprintf("/%d/%d", shard, tick)
+			}
+			histories[i] = append(histories[i], event)
+		}
+	}
+	return histories
+}
+
+func drawShards(t *rapid.T) []uint64 {
+	return rapid.SliceOfNDistinct(rapid.Uint64Range(0, 255), 1, 6, rapid.ID[uint64]).Draw(t, "shards")
+}
+
+func inOrder(histories [][]store.Event, after store.Revision) []store.Event {
+	var all []store.Event
+	for _, history := range histories {
+		for _, event := range history {
+			if !event.Progress && event.Revision > after {
+				all = append(all, event)
+			}
+		}
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Revision < all[j].Revision })
+	return all
+}
+
+// feed pushes the histories' parts after a revision in some interleaving, and calls
+// check after each push with what has been released so far.
+func feed(t *rapid.T, m *merger, shards []uint64, histories [][]store.Event, after store.Revision, check func(released []store.Event)) []store.Event {
+	rest := make([][]store.Event, len(histories))
+	for i := range histories {
+		start := sort.Search(len(histories[i]), func(k int) bool { return histories[i][k].Revision > onShard(shards[i], after) })
+		rest[i] = histories[i][start:]
+	}
+	var released []store.Event
+	for {
+		var open []int
+		for i := range rest {
+			if len(rest[i]) > 0 {
+				open = append(open, i)
+			}
+		}
+		if len(open) == 0 {
+			return released
+		}
+		i := rapid.SampledFrom(open).Draw(t, "shard")
+		n := rapid.IntRange(1, len(rest[i])).Draw(t, "batch")
+		m.push(i, rest[i][:n])
+		rest[i] = rest[i][n:]
+		released = append(released, m.release()...)
+		check(released)
+	}
+}
+
+// Whatever the interleaving, the merge releases the events in revision order, each
+// once, and never one before another that a shard might still assign.
+func TestMergeOrdersStreams(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		shards := drawShards(t)
+		histories := drawHistory(t, shards)
+		want := inOrder(histories, 0)
+		m := newMerger(shards, 0)
+		released := feed(t, m, shards, histories, 0, func(released []store.Event) {
+			requirePrefix(t, released, want)
+			frontier := m.frontier()
+			if len(released) > 0 && frontier < released[len(released)-1].Revision {
+				t.Fatalf("frontier %d is below the released event %d", frontier, released[len(released)-1].Revision)
+			}
+			if n := len(released); n < len(want) && want[n].Revision <= frontier {
+				t.Fatalf("frontier %d passes the event %d that was not released", frontier, want[n].Revision)
+			}
+		})
+		// what was held back comes as soon as every shard has passed it
+		if newest := m.newestWaiting(); newest != 0 {
+			for _, i := range m.behind(newest) {
+				m.push(i, []store.Event{{Progress: true, Revision: closeTarget(shards[i], newest)}})
+			}
+			if left := m.behind(newest); len(left) > 0 {
+				t.Fatalf("shards %v are behind %d after they have reached their targets", left, newest)
+			}
+			released = append(released, m.release()...)
+		}
+		requirePrefix(t, released, want)
+		if len(released) != len(want) || m.count != 0 {
+			t.Fatalf("released %d of %d events, %d left", len(released), len(want), m.count)
+		}
+	})
+}
+
+// A merge that begins at any event's revision delivers exactly the later events.
+func TestMergeResumesAnywhere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		shards := drawShards(t)
+		histories := drawHistory(t, shards)
+		all := inOrder(histories, 0)
+		if len(all) == 0 {
+			return
+		}
+		after := rapid.SampledFrom(all).Draw(t, "after").Revision
+		want := inOrder(histories, after)
+		m := newMerger(shards, after)
+		released := feed(t, m, shards, histories, after, func(released []store.Event) { requirePrefix(t, released, want) })
+		if m.count+len(released) != len(want) {
+			t.Fatalf("after %d: %d released, %d waiting, %d expected", after, len(released), m.count, len(want))
+		}
+	})
+}
+
+func requirePrefix(t *rapid.T, got, want []store.Event) {
+	t.Helper()
+	if len(got) > len(want) {
+		t.Fatalf("%d events, only %d exist", len(got), len(want))
+	}
+	for i := range got {
+		if got[i].Revision != want[i].Revision {
+			t.Fatalf("event %d is %d, want %d", i, got[i].Revision, want[i].Revision)
+		}
+	}
+}
+
+func TestMergeKeys(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		keys := rapid.SliceOfDistinct(rapid.StringMatching(`[ab/]{0,4}`), rapid.ID[string]).Draw(t, "keys")
+		slices.Sort(keys)
+		lists := make([][]store.KV, rapid.IntRange(1, 5).Draw(t, "lists"))
+		for _, key := range keys {
+			i := rapid.IntRange(0, len(lists)-1).Draw(t, "list")
+			lists[i] = append(lists[i], store.KV{Key: key})
+		}
+		merged := mergeKeys(lists)
+		if len(merged) != len(keys) {
+			t.Fatalf("%d keys, want %d", len(merged), len(keys))
+		}
+		for i := range keys {
+			if merged[i].Key != keys[i] {
+				t.Fatalf("key %d is %q, want %q", i, merged[i].Key, keys[i])
+			}
+		}
+	})
+}
+
+// Reaching the close target closes the shard through the revision, and no shard has
+// to leave the revision's tick for it: closing all shards up to the highest of them
+// settles at once.
+func TestCloseTargetSettles(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rev := store.Revision(rapid.Int64Range(int64(store.Tick), 1<<61).Draw(t, "revision"))
+		highest := rev
+		for _, shard := range drawShards(t) {
+			target := closeTarget(shard, rev)
+			if closedThrough(target) < rev {
+				t.Fatalf("shard %d at %d is not closed through %d", shard, target, rev)
+			}
+			if target.Shard() != shard {
+				t.Fatalf("%d is not a revision of shard %d", target, shard)
+			}
+			if own := onShard(shard, rev); own > rev || own < 0 || own > 0 && (own.Shard() != shard || own+store.Tick <= rev) {
+				t.Fatalf("%d is not shard %d's last revision at %d", own, shard, rev)
+			}
+			highest = max(highest, target)
+		}
+		if highest > closedThrough(rev) {
+			t.Fatalf("closing up to %d leaves its tick: %d", rev, highest)
+		}
+	})
+}

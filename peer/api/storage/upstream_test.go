@@ -1,0 +1,351 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"go/build"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/features"
+	storagetesting "k8s.io/apiserver/pkg/storage/testing"
+	"k8s.io/apiserver/pkg/storage/value"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	featuregatetesting "k8s.io/component-base/featuregate/testing"
+
+	"shoal/consensus"
+)
+
+const bookmarkPeriodInTests = 500 * time.Millisecond
+
+// upstreamTest is one test of upstream's suite for storage.Interface.
+type upstreamTest struct {
+	name string
+	run  func(ctx context.Context, t *testing.T, e upstreamEnv)
+	// onlyOne says why the test means nothing on several shards.
+	onlyOne string
+	// unsafeDelete runs it with the feature AllowUnsafeMalformedObjectDeletion.
+	unsafeDelete bool
+	// ownHost gives it a host with a small history, which it can compact, and dense
+	// revisions, with which it can calculate.
+	ownHost bool
+}
+
+// upstreamEnv makes storages for a test.
+type upstreamEnv struct {
+	t    *testing.T
+	host *consensus.Host
+	top  topology
+}
+
+func (e upstreamEnv) pods(options ...option) *pods {
+	return newPods(e.t, e.host, e.top, options...)
+}
+
+// upstreamTests are upstream's tests, in the order of their source. The list is
+// checked against the source: see TestUpstreamSuiteIsComplete.
+var upstreamTests = []upstreamTest{
+	{name: "RunTestCreate", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		s := e.pods()
+		storagetesting.RunTestCreate(ctx, t, s, s.checkStored)
+	}},
+	{name: "RunTestCreateWithTTL", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestCreateWithTTL(ctx, t, e.pods())
+	}},
+	{name: "RunTestCreateWithKeyExist", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestCreateWithKeyExist(ctx, t, e.pods())
+	}},
+	{name: "RunTestGet", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestGet(ctx, t, e.pods())
+	}},
+	{name: "RunTestUnconditionalDelete", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestUnconditionalDelete(ctx, t, e.pods())
+	}},
+	{name: "RunTestConditionalDelete", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestConditionalDelete(ctx, t, e.pods())
+	}},
+	{name: "RunTestDeleteWithSuggestion", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestDeleteWithSuggestion(ctx, t, e.pods())
+	}},
+	{name: "RunTestDeleteWithSuggestionAndConflict", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestDeleteWithSuggestionAndConflict(ctx, t, e.pods())
+	}},
+	{name: "RunTestDeleteWithConflict", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestDeleteWithConflict(ctx, t, e.pods())
+	}},
+	{name: "RunTestDeleteWithSuggestionOfDeletedObject", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestDeleteWithSuggestionOfDeletedObject(ctx, t, e.pods())
+	}},
+	{name: "RunTestValidateDeletionWithSuggestion", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestValidateDeletionWithSuggestion(ctx, t, e.pods())
+	}},
+	{name: "RunTestValidateDeletionWithOnlySuggestionValid", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestValidateDeletionWithOnlySuggestionValid(ctx, t, e.pods())
+	}},
+	{name: "RunTestPreconditionalDeleteWithSuggestion", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestPreconditionalDeleteWithSuggestion(ctx, t, e.pods())
+	}},
+	{name: "RunTestPreconditionalDeleteWithOnlySuggestionPass", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass(ctx, t, e.pods())
+	}},
+	{name: "RunTestList", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		r := newRenumbered(t, e.pods())
+		storagetesting.RunTestList(ctx, t, r, r.compact, false, nil)
+	}},
+	{name: "RunTestDeleteWithConflictAndMissingExpectedTransformOrDecodeError", unsafeDelete: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		codec := &failingCodec{Codec: testCodec}
+		storagetesting.RunTestDeleteWithConflictAndMissingExpectedTransformOrDecodeError(ctx, t, e.pods(withCodec(codec)), codec.failing.Store)
+	}},
+	{name: "RunTestDeleteExpectedTransformOrDecodeError", unsafeDelete: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		codec := &failingCodec{Codec: testCodec}
+		storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, e.pods(withCodec(codec)), codec.failing.Store)
+		transformer := &failingTransformer{Transformer: storagetesting.NewPrefixTransformer([]byte("test!"), false)}
+		storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, e.pods(withTransformer(transformer)), transformer.failing.Store)
+	}},
+	{name: "RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError", unsafeDelete: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError(ctx, t, e.pods())
+	}},
+	{name: "RunTestConsistentList", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		r := newRenumbered(t, e.pods())
+		storagetesting.RunTestConsistentList(ctx, t, r, r.increase, false, true, false)
+	}},
+	{name: "RunTestGetListNonRecursive", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		s := e.pods()
+		storagetesting.RunTestGetListNonRecursive(ctx, t, s.touch, s)
+	}},
+	{name: "RunTestGetListRecursivePrefix", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestGetListRecursivePrefix(ctx, t, e.pods())
+	}},
+	{name: "RunTestGetListWithErrorAggregation", unsafeDelete: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestGetListWithErrorAggregation(ctx, t, e.pods(withPrefix("")), &corruptError{what: "bits flipped", err: errors.New("bits flipped")})
+	}},
+	{name: "RunTestGetListWithoutErrorAggregation", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestGetListWithoutErrorAggregation(ctx, t, e.pods(withPrefix("")), &corruptError{what: "bits flipped", err: errors.New("bits flipped")})
+	}},
+	{name: "RunTestListContinuation", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		s := e.pods()
+		storagetesting.RunTestListContinuation(ctx, t, s, s.checkReads)
+	}},
+	{name: "RunTestListPaginationRareObject", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		s := e.pods()
+		storagetesting.RunTestListPaginationRareObject(ctx, t, s, s.checkReads)
+	}},
+	{name: "RunTestListContinuationWithFilter", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		s := e.pods()
+		storagetesting.RunTestListContinuationWithFilter(ctx, t, s, s.checkReads)
+	}},
+	{name: "RunTestListInconsistentContinuation", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		s := e.pods()
+		storagetesting.RunTestListInconsistentContinuation(ctx, t, s, s.compact)
+	}},
+	{name: "RunTestListResourceVersionMatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestListResourceVersionMatch(ctx, t, e.pods())
+	}},
+	{name: "RunTestGuaranteedUpdate", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		s := e.pods()
+		storagetesting.RunTestGuaranteedUpdate(ctx, t, s, s.checkStored)
+	}},
+	{name: "RunTestGuaranteedUpdateWithTTL", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestGuaranteedUpdateWithTTL(ctx, t, e.pods())
+	}},
+	{name: "RunTestGuaranteedUpdateChecksStoredData", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestGuaranteedUpdateChecksStoredData(ctx, t, e.pods())
+	}},
+	{name: "RunTestGuaranteedUpdateWithConflict", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestGuaranteedUpdateWithConflict(ctx, t, e.pods())
+	}},
+	{name: "RunTestGuaranteedUpdateWithSuggestionAndConflict", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestGuaranteedUpdateWithSuggestionAndConflict(ctx, t, e.pods())
+	}},
+	{name: "RunTestTransformationFailure", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestTransformationFailure(ctx, t, e.pods())
+	}},
+	{name: "RunTestStats", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		for _, sized := range []bool{false, true} {
+			s := e.pods()
+			if sized {
+				if err := s.EnableResourceSizeEstimation(func(context.Context) ([]string, error) { return nil, nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			storagetesting.RunTestStats(ctx, t, s, testCodec, s.transformer, sized)
+		}
+	}},
+	{name: "RunTestListPaging", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestListPaging(ctx, t, e.pods())
+	}},
+	{name: "RunTestNamespaceScopedList", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestNamespaceScopedList(ctx, t, e.pods())
+	}},
+	{name: "RunTestCompactRevision", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		r := newRenumbered(t, e.pods())
+		storagetesting.RunTestCompactRevision(ctx, t, r, r.increase, r.compact)
+	}},
+	{name: "RunTestKeySchema", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestKeySchema(ctx, t, e.pods())
+	}},
+	{name: "RunTestWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestWatch(ctx, t, e.pods())
+	}},
+	{name: "RunTestWatchFromZero", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		s := e.pods()
+		storagetesting.RunTestWatchFromZero(ctx, t, s, s.compact)
+	}},
+	{name: "RunTestDeleteTriggerWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestDeleteTriggerWatch(ctx, t, e.pods())
+	}},
+	{name: "RunTestWatchFromNonZero", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestWatchFromNonZero(ctx, t, e.pods())
+	}},
+	{name: "RunTestDelayedWatchDelivery", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestDelayedWatchDelivery(ctx, t, e.pods())
+	}},
+	{name: "RunTestWatchError", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestWatchError(ctx, t, e.pods())
+	}},
+	{name: "RunTestWatchWithUnsafeDelete", unsafeDelete: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestWatchWithUnsafeDelete(ctx, t, e.pods(), &corruptError{what: "bits flipped", err: errors.New("bits flipped")})
+	}},
+	{name: "RunTestWatchContextCancel", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestWatchContextCancel(ctx, t, e.pods())
+	}},
+	{name: "RunTestWatcherTimeout", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestWatcherTimeout(ctx, t, e.pods())
+	}},
+	{name: "RunTestWatchDeleteEventObjectHaveLatestRV", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestWatchDeleteEventObjectHaveLatestRV(ctx, t, e.pods())
+	}},
+	{name: "RunTestWatchInitializationSignal", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestWatchInitializationSignal(ctx, t, e.pods())
+	}},
+	{name: "RunOptionalTestProgressNotify", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		s := e.pods()
+		storagetesting.RunOptionalTestProgressNotify(ctx, t, s, s.touch)
+	}},
+	{name: "RunTestClusterScopedWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestClusterScopedWatch(ctx, t, e.pods())
+	}},
+	{name: "RunTestNamespaceScopedWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestNamespaceScopedWatch(ctx, t, e.pods())
+	}},
+	{name: "RunTestWatchDispatchBookmarkEvents", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		// the write is to another namespace: on several shards there is nothing that a
+		// bookmark could tell this one's watch
+		storagetesting.RunTestWatchDispatchBookmarkEvents(ctx, t, e.pods(), len(e.top.all) == 1)
+	}},
+	{name: "RunTestOptionalWatchBookmarksWithCorrectResourceVersion", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion(ctx, t, e.pods())
+	}},
+	{name: "RunSendInitialEventsBackwardCompatibility", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunSendInitialEventsBackwardCompatibility(ctx, t, e.pods())
+	}},
+	{name: "RunWatchSemantics", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunWatchSemantics(ctx, t, e.pods())
+	}},
+	{
+		name: "RunWatchSemanticInitialEventsExtended",
+		onlyOne: "it wants the bookmark after one namespace's objects at the revision of a write to another namespace; " +
+			"here a namespace's watch asks its own shard alone (D3)",
+		run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+			storagetesting.RunWatchSemanticInitialEventsExtended(ctx, t, e.pods())
+		},
+	},
+	{name: "RunWatchListMatchSingle", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunWatchListMatchSingle(ctx, t, e.pods())
+	}},
+	{name: "RunWatchErrorIsBlockingFurtherEvents", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+		storagetesting.RunWatchErrorIsBlockingFurtherEvents(ctx, t, e.pods())
+	}},
+}
+
+// TestUpstream runs upstream's suite on one shard and across several.
+func TestUpstream(t *testing.T) {
+	for _, top := range []topology{oneShard, severalShards} {
+		t.Run(top.name, func(t *testing.T) {
+			shared := sharedHost(t, top)
+			for _, test := range upstreamTests {
+				if test.onlyOne != "" && len(top.all) > 1 {
+					t.Logf("left out on %s: %s: %s", top.name, test.name, test.onlyOne)
+					continue
+				}
+				t.Run(test.name, func(t *testing.T) {
+					featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, test.unsafeDelete)
+					e := upstreamEnv{t: t, host: shared, top: top}
+					if test.ownHost {
+						e.host = compactableHost(t, top)
+					}
+					test.run(t.Context(), t, e)
+				})
+			}
+		})
+	}
+}
+
+// TestUpstreamSuiteIsComplete finds tests that upstream has added: none may be
+// missing from the list above without a word.
+func TestUpstreamSuiteIsComplete(t *testing.T) {
+	known := map[string]bool{}
+	for _, test := range upstreamTests {
+		known[test.name] = true
+	}
+	pkg, err := build.Import("k8s.io/apiserver/pkg/storage/testing", ".", build.FindOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(pkg.Dir, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no source in %s: %v", pkg.Dir, err)
+	}
+	found := 0
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range regexp.MustCompile(`(?m)^func (Run\w+)\(`).FindAllStringSubmatch(string(source), -1) {
+			if strings.HasPrefix(match[1], "RunBenchmark") {
+				continue
+			}
+			found++
+			if !known[match[1]] {
+				t.Errorf("upstream's %s is not run", match[1])
+			}
+		}
+	}
+	if found != len(upstreamTests) {
+		t.Errorf("upstream has %d tests, the list %d", found, len(upstreamTests))
+	}
+}
+
+// failingCodec fails to decode while failing is set.
+type failingCodec struct {
+	runtime.Codec
+	failing atomic.Bool
+}
+
+func (c *failingCodec) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	if c.failing.Load() {
+		return nil, nil, errors.New("decoding fails")
+	}
+	return c.Codec.Decode(data, defaults, into)
+}
+
+// failingTransformer fails to open values while failing is set.
+type failingTransformer struct {
+	value.Transformer
+	failing atomic.Bool
+}
+
+func (f *failingTransformer) TransformFromStorage(ctx context.Context, data []byte, dataCtx value.Context) ([]byte, bool, error) {
+	if f.failing.Load() {
+		return nil, false, errors.New("opening fails")
+	}
+	return f.Transformer.TransformFromStorage(ctx, data, dataCtx)
+}
