@@ -87,8 +87,9 @@ type watcher struct {
 	cancel  context.CancelFunc
 	results chan watch.Event
 	poke    chan struct{}
-	// delivered is the revision up to which the reader knows everything.
-	delivered, frontier store.Revision
+	// frontier is the revision up to which the reader has everything, bookmarked the
+	// one that it was last told so about.
+	frontier, bookmarked store.Revision
 }
 
 // ResultChan implements watch.Interface.
@@ -174,7 +175,7 @@ func (w *watcher) run(b begun) {
 }
 
 func (w *watcher) deliver(b begun) error {
-	w.delivered, w.frontier = b.snap.rev, b.snap.rev
+	w.frontier, w.bookmarked = b.snap.rev, b.snap.rev
 	if w.wantInitial {
 		if err := w.initial(b.snap); err != nil {
 			return err
@@ -240,7 +241,7 @@ func (w *watcher) askBookmark(st *stream) <-chan time.Time {
 
 // bookmark tells the reader how far the stream is, if that is news.
 func (w *watcher) bookmark() error {
-	if w.frontier <= w.delivered {
+	if w.frontier <= w.bookmarked {
 		return nil
 	}
 	return w.sendBookmark(w.frontier, false)
@@ -257,7 +258,7 @@ func (w *watcher) sendBookmark(rev store.Revision, initialEnd bool) error {
 		}
 	}
 	if w.send(watch.Event{Type: watch.Bookmark, Object: obj}) {
-		w.delivered = rev
+		w.bookmarked = rev
 	}
 	return nil
 }
@@ -309,7 +310,7 @@ func (w *watcher) forward(next batch) error {
 		if !w.send(*event) {
 			return nil
 		}
-		w.delivered = change.Revision
+		w.frontier = max(w.frontier, change.Revision)
 	}
 	w.frontier = max(w.frontier, next.frontier)
 	return nil

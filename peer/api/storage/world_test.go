@@ -48,8 +48,8 @@ type topology struct {
 
 var (
 	oneShard = topology{
-		name: "one shard", shards: 1, all: []uint64{1},
-		locate: func(string) uint64 { return 1 },
+		name: "one shard", shards: 1, all: []uint64{consensus.MetaShard},
+		locate: func(string) uint64 { return consensus.MetaShard },
 	}
 	severalShards = topology{
 		name: "several shards", shards: 3, all: []uint64{0, 1, 2, 3},
@@ -108,7 +108,7 @@ func newPods(t *testing.T, host *consensus.Host, top topology, options ...option
 		ResourcePrefix: "/pods/",
 		GroupResource:  schema.GroupResource{Resource: "pods"},
 		Namespaced:     true,
-		Transformer:    &nonce{Transformer: prefix},
+		Transformer:    nonce{prefix},
 		BookmarkPeriod: bookmarkPeriodInTests,
 	}
 	for _, option := range options {
@@ -131,7 +131,7 @@ type pods struct {
 func (p *pods) UpdatePrefixTransformer(modify storagetesting.PrefixTransformerModifier) func() {
 	before := p.transformer
 	modified := *p.prefix
-	p.transformer = &nonce{Transformer: modify(&modified)}
+	p.transformer = nonce{modify(&modified)}
 	return func() { p.transformer = before }
 }
 
@@ -143,22 +143,21 @@ func (p *pods) UpdateTransformer(modify storagetesting.TransformerModifier) func
 
 // nonce makes every sealed value different, as encryption does: writing a value
 // again is then a change, which upstream's test of stale values counts on.
-type nonce struct {
-	value.Transformer
-	last atomic.Uint64
-}
+type nonce struct{ value.Transformer }
+
+var lastNonce atomic.Uint64
 
 const nonceSize = 8
 
-func (n *nonce) TransformToStorage(ctx context.Context, data []byte, dataCtx value.Context) ([]byte, error) {
+func (n nonce) TransformToStorage(ctx context.Context, data []byte, dataCtx value.Context) ([]byte, error) {
 	sealed, err := n.Transformer.TransformToStorage(ctx, data, dataCtx)
 	if err != nil {
 		return nil, err
 	}
-	return binary.BigEndian.AppendUint64(sealed, n.last.Add(1)), nil
+	return binary.BigEndian.AppendUint64(sealed, lastNonce.Add(1)), nil
 }
 
-func (n *nonce) TransformFromStorage(ctx context.Context, data []byte, dataCtx value.Context) ([]byte, bool, error) {
+func (n nonce) TransformFromStorage(ctx context.Context, data []byte, dataCtx value.Context) ([]byte, bool, error) {
 	if len(data) < nonceSize {
 		return nil, false, errors.New("value without a nonce")
 	}
