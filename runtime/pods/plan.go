@@ -3,6 +3,7 @@ package pods
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -94,9 +95,9 @@ func (p *planner) over() bool {
 	return p.pod.DeletionTimestamp != nil || p.state.Removed || p.rec.End != nil || terminal(p.rec.Status.Phase) || terminal(p.pod.Status.Phase)
 }
 
-// try emits an action unless it is in flight or failed so lately that it has to wait. It reports whether it was emitted.
+// try emits an action unless it is in flight, was emitted already, or failed so lately that it has to wait. It reports whether it was emitted.
 func (p *planner) try(a Action) bool {
-	if p.state.InFlight[a.Key] {
+	if p.state.InFlight[a.Key] || slices.ContainsFunc(p.out.Actions, func(b Action) bool { return a.Key == b.Key }) {
 		return false
 	}
 	if f, failed := p.state.Failures[a.Key]; failed {
