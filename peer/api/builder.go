@@ -109,6 +109,7 @@ func (b *builder) basics() error {
 	if err := b.options.GenericServerRunOptions.ApplyTo(b.generic); err != nil {
 		return err
 	}
+	b.generic.EffectiveVersion = reportedVersion{b.generic.EffectiveVersion}
 	b.generic.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: addressOnly{address: net.TCPAddrFromAddrPort(b.config.AdvertiseAddress)},
 	}

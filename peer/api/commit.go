@@ -2,18 +2,23 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	kubecore "k8s.io/kubernetes/pkg/apis/core"
+
+	"shoal/consensus"
+	"shoal/peer/api/storage"
 )
 
 // Verb says what a Change does.
@@ -45,12 +50,97 @@ type target struct {
 	server   *Server
 }
 
+// ErrNotCommitted is what a change gets that is fine by itself, but shares a transaction with one that is not.
+var ErrNotCommitted = errors.New("not committed: another change of the decision was refused")
+
+// Commit applies a decision: all its changes go through defaulting, admission and validation as if requested by user, and
+// are then proposed as one transaction per shard. It returns one error per change, nil for those that are committed.
+//
+// If admission or validation refuses any change, none is committed. If an object is not in the state that its change
+// expects (apierrors.IsConflict, IsAlreadyExists), no change in the same shard is committed. The others get
+// [ErrNotCommitted]. Field managers are not recorded. The user needs no permission: decisions are the cluster's own.
+func (s *Server) Commit(ctx context.Context, name string, changes []Change) []error {
+	errs := make([]error, len(changes))
+	u := &user.DefaultInfo{Name: name, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
+	tx := storage.NewTransaction()
+	collecting := storage.WithTransaction(ctx, tx)
+	refused := false
+	for i, change := range changes {
+		errs[i] = s.apply(collecting, u, change)
+		refused = refused || errs[i] != nil
+	}
+	if refused {
+		return fill(errs, ErrNotCommitted)
+	}
+	results, err := tx.Commit(ctx)
+	if err == nil {
+		return errs
+	}
+	if len(results) == 0 {
+		return fill(errs, err)
+	}
+	for i, change := range changes {
+		errs[i] = s.outcome(ctx, change.Object, results)
+	}
+	return errs
+}
+
+// fill gives an error to every change that has none.
+func fill(errs []error, err error) []error {
+	for i := range errs {
+		if errs[i] == nil {
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
+// outcome finds what became of one object's change.
+func (s *Server) outcome(ctx context.Context, object runtime.Object, results []storage.ShardResult) error {
+	metadata, err := meta.Accessor(object)
+	if err != nil {
+		return err
+	}
+	shard, err := s.shardOf(ctx, metadata.GetNamespace())
+	if err != nil {
+		return err
+	}
+	for _, result := range results {
+		if result.Shard != shard || result.Err == nil {
+			continue
+		}
+		var conflict *storage.ConflictError
+		if !errors.As(result.Err, &conflict) {
+			return result.Err
+		}
+		for _, o := range conflict.Objects {
+			if o.Namespace == metadata.GetNamespace() && o.Name == metadata.GetName() && s.isOf(object, o.Resource) {
+				return o.Err
+			}
+		}
+		return ErrNotCommitted
+	}
+	return nil
+}
+
+func (s *Server) shardOf(ctx context.Context, namespace string) (uint64, error) {
+	if namespace == "" {
+		return consensus.MetaShard, nil
+	}
+	return s.directory.Locate(ctx, namespace)
+}
+
+func (s *Server) isOf(object runtime.Object, resource schema.GroupResource) bool {
+	kinds, _, err := legacyscheme.Scheme.ObjectKinds(object)
+	return err == nil && s.resources[kinds[0].GroupKind()].gvr.GroupResource() == resource
+}
+
 func (s *Server) apply(ctx context.Context, u user.Info, change Change) error {
 	t, err := s.target(u, change.Object)
 	if err != nil {
 		return err
 	}
-	ctx = request.WithUser(request.WithNamespace(ctx, t.metadata.GetNamespace()), u)
+	ctx = t.requestContext(ctx, change.Verb)
 	switch change.Verb {
 	case Create:
 		return t.create(ctx, t.main, "", t.object, t.metadata.GetName())
@@ -86,6 +176,25 @@ func (s *Server) target(u user.Info, object runtime.Object) (*target, error) {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return &target{resource: found, object: internal, metadata: metadata, user: u, server: s}, nil
+}
+
+// requestContext says to strategies and admission what a request's URL would have said.
+func (t *target) requestContext(ctx context.Context, verb Verb) context.Context {
+	info := &request.RequestInfo{
+		IsResourceRequest: true, Verb: string(Update), APIPrefix: "apis",
+		APIGroup: t.gvr.Group, APIVersion: t.gvr.Version, Resource: t.gvr.Resource,
+		Namespace: t.metadata.GetNamespace(), Name: t.metadata.GetName(),
+	}
+	switch verb {
+	case Create, Delete:
+		info.Verb = string(verb)
+	case UpdateStatus:
+		info.Subresource = "status"
+	case Bind:
+		info.Verb, info.Subresource = string(Create), "binding"
+	}
+	ctx = request.WithUser(request.WithNamespace(ctx, t.metadata.GetNamespace()), t.user)
+	return request.WithRequestInfo(ctx, info)
 }
 
 func (t *target) attributes(object, old runtime.Object, name, subresource string, op admission.Operation, options runtime.Object) admission.Attributes {

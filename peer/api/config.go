@@ -10,7 +10,8 @@ import (
 	"net/netip"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	"k8s.io/apiserver/pkg/registry/generic"
+
+	"shoal/consensus"
 )
 
 // Issuer is the name under which service-account tokens are signed and verified.
@@ -24,8 +25,8 @@ const DefaultTolerationSeconds = 5
 
 // Config is everything the API of one peer needs.
 type Config struct {
-	// Storage builds the storage.Interface of each resource; its signature is upstream's.
-	Storage generic.StorageDecorator
+	// Host holds the cluster's objects. It must have founded or joined a cluster.
+	Host *consensus.Host
 
 	// PeerName is the name of this peer's Node.
 	PeerName string
@@ -56,8 +57,8 @@ type Config struct {
 
 func (c *Config) complete() error {
 	switch {
-	case c.Storage == nil:
-		return errors.New("api: no storage")
+	case c.Host == nil:
+		return errors.New("api: no host to keep objects in")
 	case !c.AdvertiseAddress.IsValid():
 		return errors.New("api: no address to advertise")
 	case !c.ServiceCIDR.IsValid():

@@ -12,13 +12,17 @@ import (
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
 	api "k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/registry/core/rangeallocation"
 	"k8s.io/kubernetes/pkg/registry/core/service/allocator"
 	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
 )
 
 // nodePortsKey holds the bitmap of all node ports in use. One key, changed by compare-and-swap, is what makes two peers
 // never hand out the same port.
-const nodePortsKey = "/ranges/servicenodeports"
+const (
+	nodePortsPrefix = "/ranges"
+	nodePortsKey    = nodePortsPrefix + "/servicenodeports"
+)
 
 var (
 	nodePortsResource = api.Resource("servicenodeportallocations")
@@ -42,7 +46,7 @@ func newPortBitmap(options generic.RESTOptionsGetter, ports utilnet.PortRange) (
 	if err != nil {
 		return nil, nil, fmt.Errorf("node ports: %w", err)
 	}
-	store, destroy, err := restOptions.Decorator(restOptions.StorageConfig, nodePortsKey,
+	store, destroy, err := restOptions.Decorator(restOptions.StorageConfig, nodePortsPrefix,
 		func(runtime.Object) (string, error) { return nodePortsKey, nil },
 		func() runtime.Object { return &api.RangeAllocation{} },
 		nil, // a single object is never listed
@@ -187,3 +191,6 @@ func (b *portBitmap) decode(stored *api.RangeAllocation) (allocator.Snapshottabl
 	}
 	return m, nil
 }
+
+// NodePorts is the record of node ports in use, for the controller that repairs it.
+func (s *Server) NodePorts() rangeallocation.RangeRegistry { return s.ports }

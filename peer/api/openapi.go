@@ -33,7 +33,7 @@ func serveOpenAPI(kube, extensions *genericapiserver.GenericAPIServer, config *g
 		builtin: map[string]*groupDocument{},
 		config:  config.OpenAPIV3Config,
 		version: kube.EffectiveVersion.Info(),
-		custom:  extensions.Handler,
+		custom:  extensions.UnprotectedHandler(),
 	}
 	for _, service := range kube.Handler.GoRestfulContainer.RegisteredWebServices() {
 		groups.builtin[strings.TrimPrefix(service.RootPath(), "/")] = &groupDocument{service: service}
@@ -53,7 +53,7 @@ func serveOpenAPI2(kube, extensions *genericapiserver.GenericAPIServer, config *
 		return swagger, "builtin", nil
 	}))
 	downloader := openapiv2.NewDownloader()
-	custom := openapiv2.NewCacheableDownloader("custom resources", &downloader, extensions.Handler)
+	custom := openapiv2.NewCacheableDownloader("custom resources", &downloader, extensions.UnprotectedHandler())
 	merged := cached.MergeList(mergeOpenAPI2, []cached.Value[*spec.Swagger]{builtin, custom})
 	handler.NewOpenAPIServiceLazy(merged).RegisterOpenAPIVersionedService("/openapi/v2", kube.Handler.NonGoRestfulMux)
 }

@@ -26,9 +26,10 @@ func newOptions(ctx context.Context, config *Config, client kubernetes.Interface
 	o.GenericServerRunOptions.ExternalHost = config.AdvertiseAddress.String()
 	o.SecureServing.BindPort = 0 // the peer's one port serves the handler
 	o.Etcd.EnableWatchCache = false
-	o.Etcd.SkipHealthEndpoints = true
+	o.Etcd.StorageConfig.CountMetricPollPeriod = 0 // counting every resource each minute is work a quiet peer need not do
 	o.Features.EnablePriorityAndFairness = false
 	o.Features.EnableProfiling = false
+	o.Metrics = nil
 
 	if err := authentication(o, config, client); err != nil {
 		return none, err

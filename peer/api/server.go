@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -14,7 +13,8 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
+
+	"shoal/peer/api/storage"
 )
 
 // Server is the Kubernetes API of one peer.
@@ -26,12 +26,7 @@ type Server struct {
 	admit     admission.Interface
 	resources resources
 	ports     *portBitmap
-}
-
-func init() {
-	// Upstream ends the process when a post-start hook fails or is cut short (klog.Fatal). A peer has pods to look after
-	// and must outlive that: end the one goroutine instead.
-	klog.OsExit = func(int) { runtime.Goexit() }
+	directory *storage.Directory
 }
 
 // New builds the server. It serves [Server.Handler] at once, but answers most requests only while [Server.Run] runs.
@@ -40,7 +35,10 @@ func New(ctx context.Context, config Config) (*Server, error) {
 	if err := config.complete(); err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, resources: resources{}}
+	if err := prepareProcess(config.Logger); err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	s := &Server{config: config, resources: resources{}, directory: storage.NewDirectory(config.Host)}
 	b, err := newBuilder(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)

@@ -18,6 +18,8 @@ import (
 	aestransformer "k8s.io/apiserver/pkg/storage/value/encrypt/aes"
 	"k8s.io/kubernetes/pkg/controlplane"
 	"k8s.io/kubernetes/pkg/kubeapiserver"
+
+	"shoal/peer/api/storage"
 )
 
 // secretPrefix marks values sealed with AES-256-GCM, key 1. A later key gets a number of its own, so that both can be read.
@@ -50,7 +52,7 @@ func newStores(etcd *genericoptions.EtcdOptions, config *Config, server *generic
 		transformers: encryptionconfig.StaticTransformers{
 			{Resource: "secrets"}: value.NewPrefixTransformers(nil, value.PrefixTransformer{Prefix: []byte(secretPrefix), Transformer: sealed}),
 		},
-		decorator: config.Storage,
+		decorator: storage.NewDecorator(storage.DecoratorConfig{Host: config.Host, Logger: config.Logger}),
 	}, nil
 }
 
@@ -73,20 +75,5 @@ func (s *stores) customResources() generic.RESTOptionsGetter {
 }
 
 func (s *stores) decorate(inner generic.RESTOptionsGetter) generic.RESTOptionsGetter {
-	return decoratedOptions{inner: inner, decorator: s.decorator}
-}
-
-type decoratedOptions struct {
-	inner     generic.RESTOptionsGetter
-	decorator generic.StorageDecorator
-}
-
-func (d decoratedOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
-	options, err := d.inner.GetRESTOptions(resource, example)
-	if err != nil {
-		return options, err
-	}
-	options.Decorator = d.decorator
-	options.CountMetricPollPeriod = 0 // counting every resource each minute is work a quiet peer need not do
-	return options, nil
+	return storage.NewRESTOptionsGetter(inner, s.decorator)
 }
