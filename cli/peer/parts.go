@@ -1,0 +1,28 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"shoal/cli"
+	"shoal/peer"
+)
+
+// parts hands the peer to its command line.
+func parts() cli.Parts { return cli.Parts{Join: join} }
+
+// join runs a peer as the flags say.
+func join(ctx context.Context, flags cli.Join) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(flags.LogLevel)); err != nil {
+		return err
+	}
+	return peer.Run(ctx, peer.Config{
+		DataDir: flags.DataDir, Addresses: flags.Addresses, Token: flags.Token, Advertise: flags.Advertise, Name: flags.Name,
+		ClusterCIDR: flags.ClusterCIDR, ServiceCIDR: flags.ServiceCIDR, Containerd: flags.Containerd,
+		Listen: flags.Listen.IP, Port: flags.Listen.Port, Zone: flags.Zone, Labels: flags.Label,
+		CgroupParent: flags.CgroupParent, Version: flags.Version,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+	})
+}
