@@ -18,6 +18,7 @@ import (
 	kubecore "k8s.io/kubernetes/pkg/apis/core"
 
 	"shoal/consensus"
+	"shoal/consensus/store"
 	"shoal/peer/api/storage"
 )
 
@@ -39,6 +40,8 @@ type Change struct {
 	Object runtime.Object
 	// GracePeriodSeconds, for Delete: nil means the object's own, 0 at once.
 	GracePeriodSeconds *int64
+	// Propagation, for Delete: nil means the kind's default.
+	Propagation *metav1.DeletionPropagation
 }
 
 // target is what a change works on, found once.
@@ -54,12 +57,14 @@ type target struct {
 var ErrNotCommitted = errors.New("not committed: another change of the decision was refused")
 
 // Commit applies a decision: all its changes go through defaulting, admission and validation as if requested by user, and
-// are then proposed as one transaction per shard. It returns one error per change, nil for those that are committed.
+// are then proposed as one transaction per shard. It returns the revision from which on all of it is visible, and one error
+// per change, nil for those that are committed. A created object keeps the UID that it has here, so that others of the
+// same decision can name it as their owner.
 //
 // If admission or validation refuses any change, none is committed. If an object is not in the state that its change
 // expects (apierrors.IsConflict, IsAlreadyExists), no change in the same shard is committed. The others get
 // [ErrNotCommitted]. Field managers are not recorded. The user needs no permission: decisions are the cluster's own.
-func (s *Server) Commit(ctx context.Context, name string, changes []Change) []error {
+func (s *Server) Commit(ctx context.Context, name string, changes []Change) (store.Revision, []error) {
 	errs := make([]error, len(changes))
 	u := &user.DefaultInfo{Name: name, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
 	tx := storage.NewTransaction()
@@ -70,19 +75,23 @@ func (s *Server) Commit(ctx context.Context, name string, changes []Change) []er
 		refused = refused || errs[i] != nil
 	}
 	if refused {
-		return fill(errs, ErrNotCommitted)
+		return 0, fill(errs, ErrNotCommitted)
 	}
 	results, err := tx.Commit(ctx)
+	var last store.Revision
+	for _, result := range results {
+		last = max(last, result.Revision)
+	}
 	if err == nil {
-		return errs
+		return last, errs
 	}
 	if len(results) == 0 {
-		return fill(errs, err)
+		return 0, fill(errs, err)
 	}
 	for i, change := range changes {
 		errs[i] = s.outcome(ctx, change.Object, results)
 	}
-	return errs
+	return last, errs
 }
 
 // fill gives an error to every change that has none.
@@ -143,13 +152,16 @@ func (s *Server) apply(ctx context.Context, u user.Info, change Change) error {
 	ctx = t.requestContext(ctx, change.Verb)
 	switch change.Verb {
 	case Create:
+		if uid := t.metadata.GetUID(); uid != "" {
+			ctx = storage.WithUID(ctx, uid)
+		}
 		return t.create(ctx, t.main, "", t.object, t.metadata.GetName())
 	case Update:
 		return t.update(ctx, t.main, "")
 	case UpdateStatus:
 		return t.update(ctx, t.status, "status")
 	case Delete:
-		return t.delete(ctx, change.GracePeriodSeconds)
+		return t.delete(ctx, change)
 	case Bind:
 		return t.bind(ctx)
 	}
@@ -250,12 +262,12 @@ func (t *target) update(ctx context.Context, storage rest.Storage, subresource s
 	return err
 }
 
-func (t *target) delete(ctx context.Context, grace *int64) error {
+func (t *target) delete(ctx context.Context, change Change) error {
 	deleter, ok := t.main.(rest.GracefulDeleter)
 	if !ok {
 		return apierrors.NewMethodNotSupported(t.gvr.GroupResource(), "delete")
 	}
-	options := &metav1.DeleteOptions{GracePeriodSeconds: grace}
+	options := &metav1.DeleteOptions{GracePeriodSeconds: change.GracePeriodSeconds, PropagationPolicy: change.Propagation}
 	if uid := t.metadata.GetUID(); uid != "" {
 		options.Preconditions = &metav1.Preconditions{UID: &uid}
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/consensus"
 	"shoal/consensus/store"
@@ -66,6 +68,28 @@ func NewTransaction() *Transaction {
 // WithTransaction makes a context under which writes are collected in tx.
 func WithTransaction(ctx context.Context, tx *Transaction) context.Context {
 	return context.WithValue(ctx, transactionKey{}, tx)
+}
+
+type plannedUID struct{}
+
+// WithUID makes Create under the context give its object this UID in place of the one that upstream's registry drew. A decision that
+// creates an owner and what it owns needs to know the owner's UID before the commit.
+func WithUID(ctx context.Context, uid types.UID) context.Context {
+	return context.WithValue(ctx, plannedUID{}, uid)
+}
+
+// keepUID carries out WithUID.
+func keepUID(ctx context.Context, obj runtime.Object) error {
+	uid, planned := ctx.Value(plannedUID{}).(types.UID)
+	if !planned {
+		return nil
+	}
+	accessor, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	accessor.SetUID(uid)
+	return nil
 }
 
 func transactionOf(ctx context.Context) *Transaction {

@@ -40,6 +40,9 @@ func (s *Storage) Create(ctx context.Context, key string, obj, out runtime.Objec
 	if version, err := s.versioner.ObjectResourceVersion(obj); err == nil && version != 0 {
 		return kstorage.ErrResourceVersionSetOnCreate
 	}
+	if err := keepUID(ctx, obj); err != nil {
+		return err
+	}
 	data, err := s.encode(obj)
 	if err != nil {
 		return err
