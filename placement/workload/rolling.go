@@ -86,8 +86,9 @@ func (r *rollout) room() int32 {
 // shrinkOld takes pods off the old sets, oldest first: first those that are not available anyway
 // and may block the rollout, then available ones as far as minAvailable allows.
 //
-// Pods of the current set that are not available yet count against the room to shrink. Otherwise
-// a new template that never gets ready would eat up the old pods one by one.
+// Pods of the current set that are not available yet count against the room to shrink. Otherwise,
+// behind a new template that never gets ready, old pods that are unready for a moment would be
+// deleted one by one instead of coming back.
 func (r *rollout) shrinkOld() {
 	notYet := r.current.size() - r.current.now.available
 	budget := r.totalSize() - r.minAvailable() - notYet
