@@ -35,7 +35,9 @@ type Shards struct {
 	// Locate is the shard of a namespace. It must give the same answer on every
 	// peer for as long as the namespace exists. It is not asked for "".
 	Locate func(ctx context.Context, namespace string) (uint64, error)
-	// All lists the shards that objects of namespaced resources may be in.
+	// All lists the shards that objects of namespaced resources may be in: those
+	// that Locate answers, and the meta shard if there may be objects without a
+	// namespace among them.
 	All func(ctx context.Context) ([]uint64, error)
 	// Choose picks the shard of a namespace about to be created and says how to
 	// record that. Nil records nothing.

@@ -73,10 +73,10 @@ func (d *Directory) Locate(ctx context.Context, namespace string) (uint64, error
 	return shardmap.Map{DataShards: shards}.ShardFor(namespace), err
 }
 
-// All lists every shard that is assigned to peers, the meta shard first.
+// All lists the data shards. The API lets no object of a namespaced resource be
+// without a namespace, so that none of them is in the meta shard.
 func (d *Directory) All(ctx context.Context) ([]uint64, error) {
-	shards, err := d.dataShards(ctx)
-	return append([]uint64{consensus.MetaShard}, shards...), err
+	return d.dataShards(ctx)
 }
 
 // Choose gives a new namespace the data shard with the fewest namespaces. One that

@@ -60,13 +60,9 @@ func (s *Storage) barrier(ctx context.Context, shard uint64) (store.Revision, er
 func (s *Storage) closeAll(ctx context.Context, shards []uint64, rev store.Revision) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, shard := range shards {
-		if s.reached(shard, rev) {
-			continue
+		if !s.reached(shard, rev) {
+			group.Go(func() error { return s.reach(ctx, shard, rev) })
 		}
-		group.Go(func() error {
-			_, err := s.host.Close(ctx, shard, closeTarget(shard, rev))
-			return err
-		})
 	}
 	return group.Wait()
 }

@@ -33,6 +33,8 @@ type upstreamTest struct {
 	onlyOne string
 	// unsafeDelete runs it with the feature AllowUnsafeMalformedObjectDeletion.
 	unsafeDelete bool
+	// waits says that it spends its time waiting: it runs beside others.
+	waits bool
 	// ownHost gives it a host with a small history, which it can compact, and dense
 	// revisions, with which it can calculate.
 	ownHost bool
@@ -56,7 +58,7 @@ var upstreamTests = []upstreamTest{
 		s := e.pods()
 		storagetesting.RunTestCreate(ctx, t, s, s.checkStored)
 	}},
-	{name: "RunTestCreateWithTTL", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestCreateWithTTL", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestCreateWithTTL(ctx, t, e.pods())
 	}},
 	{name: "RunTestCreateWithKeyExist", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
@@ -152,7 +154,7 @@ var upstreamTests = []upstreamTest{
 		s := e.pods()
 		storagetesting.RunTestGuaranteedUpdate(ctx, t, s, s.checkStored)
 	}},
-	{name: "RunTestGuaranteedUpdateWithTTL", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestGuaranteedUpdateWithTTL", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestGuaranteedUpdateWithTTL(ctx, t, e.pods())
 	}},
 	{name: "RunTestGuaranteedUpdateChecksStoredData", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
@@ -204,7 +206,7 @@ var upstreamTests = []upstreamTest{
 	{name: "RunTestWatchFromNonZero", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestWatchFromNonZero(ctx, t, e.pods())
 	}},
-	{name: "RunTestDelayedWatchDelivery", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestDelayedWatchDelivery", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestDelayedWatchDelivery(ctx, t, e.pods())
 	}},
 	{name: "RunTestWatchError", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
@@ -225,7 +227,7 @@ var upstreamTests = []upstreamTest{
 	{name: "RunTestWatchInitializationSignal", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestWatchInitializationSignal(ctx, t, e.pods())
 	}},
-	{name: "RunOptionalTestProgressNotify", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunOptionalTestProgressNotify", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		s := e.pods()
 		storagetesting.RunOptionalTestProgressNotify(ctx, t, s, s.touch)
 	}},
@@ -235,12 +237,12 @@ var upstreamTests = []upstreamTest{
 	{name: "RunTestNamespaceScopedWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestNamespaceScopedWatch(ctx, t, e.pods())
 	}},
-	{name: "RunTestWatchDispatchBookmarkEvents", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestWatchDispatchBookmarkEvents", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		// the write is to another namespace: on several shards there is nothing that a
 		// bookmark could tell this one's watch
 		storagetesting.RunTestWatchDispatchBookmarkEvents(ctx, t, e.pods(), len(e.top.all) == 1)
 	}},
-	{name: "RunTestOptionalWatchBookmarksWithCorrectResourceVersion", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestOptionalWatchBookmarksWithCorrectResourceVersion", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion(ctx, t, e.pods())
 	}},
 	{name: "RunSendInitialEventsBackwardCompatibility", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
@@ -276,7 +278,11 @@ func TestUpstream(t *testing.T) {
 					continue
 				}
 				t.Run(test.name, func(t *testing.T) {
-					featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, test.unsafeDelete)
+					if test.waits {
+						t.Parallel() // not possible where a feature gate is set
+					} else {
+						featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, test.unsafeDelete)
+					}
 					e := upstreamEnv{t: t, host: shared, top: top}
 					if test.ownHost {
 						e.host = compactableHost(t, top)

@@ -11,6 +11,7 @@ import (
 	kstorage "k8s.io/apiserver/pkg/storage"
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 
+	"shoal/consensus"
 	"shoal/consensus/store"
 )
 
@@ -29,9 +30,9 @@ const (
 // namespaces; it may be resumed from any of their revisions, or a bookmark's, on any
 // peer.
 //
-// What is known when the watch begins is returned as an error: a revision that is
-// ahead of the cluster. One that is too old is the watch's only event, of type
-// Error, as upstream does it.
+// A watch that cannot begin is an error: a revision ahead of the cluster, a shard
+// without quorum. Only a revision that is too old is reported as upstream does it,
+// as the watch's only event.
 func (s *Storage) Watch(ctx context.Context, key string, opts kstorage.ListOptions) (watch.Interface, error) {
 	key, err := s.keys.prepare(key, opts.Recursive)
 	if err != nil {
@@ -129,22 +130,18 @@ func (w *watcher) start(after store.Revision, opts kstorage.ListOptions) (begun,
 		}
 	case after == 0:
 		b.snap.rev, err = w.s.confirmed(w.ctx, b.shards)
-	case len(b.shards) == 1:
-		b.snap.rev, err = after, w.s.reach(w.ctx, b.shards[0], after)
 	default:
-		b.snap.rev = after
-		if _, err = w.s.atLeast(w.ctx, b.shards, after); err == nil {
-			err = w.s.closeAll(w.ctx, b.shards, after)
-		}
+		// afterwards no shard can assign a revision that the reader takes for past
+		b.snap.rev, err = after, w.s.closeAll(w.ctx, b.shards, after)
 	}
 	if err == nil && !w.wantInitial {
 		b.stream, err = w.s.openStream(w.ctx, b.shards, w.key, b.snap.rev)
 	}
-	if kstorage.IsTooLargeResourceVersion(err) {
-		return b, err
+	if errors.Is(err, consensus.ErrCompacted) || w.ctx.Err() != nil {
+		b.failed = err
+		return b, nil
 	}
-	b.failed = err
-	return b, nil
+	return b, apiError(err)
 }
 
 // present is the revision that a single shard shows now.
