@@ -33,6 +33,9 @@ type Host struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 
+	// starting keeps starts of replicas apart; mu is never held while raft works,
+	// because raft's reports take it.
+	starting sync.Mutex
 	mu       sync.Mutex
 	closed   bool
 	replicas map[uint64]*replica
@@ -66,7 +69,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	h.clock.offset = cfg.Offset
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)
-	if h.nh, err = openNodeHost(cfg, &transportFactory{cfg}, &h.leaders); err != nil {
+	if h.nh, err = openNodeHost(cfg, &transportFactory{cfg}, &h.leaders, raftEvents{h}); err != nil {
 		h.cancel()
 		return nil, err
 	}

@@ -127,6 +127,7 @@ func (h *Host) followLeadership(ctx context.Context, r *replica) {
 			report(Leadership{Shard: r.shard, Term: info.Term})
 		} else if reported.Term != info.Term || !reported.Leader {
 			if _, err := h.readIndex(ctx, r); err == nil {
+				r.ready.Store(true)
 				report(Leadership{Shard: r.shard, Leader: true, Term: info.Term})
 			} else if ctx.Err() == nil {
 				continue

@@ -16,7 +16,7 @@ import (
 // openNodeHost starts dragonboat with the layout that was measured best for many
 // small raft groups on one disk: one pebble instance with small memtables and few
 // workers (4 MB on disk at start, 34 goroutines for 33 groups).
-func openNodeHost(cfg Config, t *transportFactory, events raftio.IRaftEventListener) (nh *dragonboat.NodeHost, err error) {
+func openNodeHost(cfg Config, t *transportFactory, l raftio.IRaftEventListener, e raftio.ISystemEventListener) (nh *dragonboat.NodeHost, err error) {
 	cluster := fnv.New64a()
 	cluster.Write([]byte(cfg.ClusterID))
 	logdb := config.GetSmallMemLogDBConfig()
@@ -39,11 +39,12 @@ func openNodeHost(cfg Config, t *transportFactory, events raftio.IRaftEventListe
 		}
 	}
 	nh, err = dragonboat.NewNodeHost(config.NodeHostConfig{
-		DeploymentID:      cluster.Sum64() | 1,
-		NodeHostDir:       dir,
-		RTTMillisecond:    uint64(cfg.RTT / time.Millisecond),
-		RaftAddress:       cfg.PeerID,
-		RaftEventListener: events,
+		DeploymentID:        cluster.Sum64() | 1,
+		NodeHostDir:         dir,
+		RTTMillisecond:      uint64(cfg.RTT / time.Millisecond),
+		RaftAddress:         cfg.PeerID,
+		RaftEventListener:   l,
+		SystemEventListener: e,
 		Expert: config.ExpertConfig{
 			TransportFactory: t,
 			Engine:           engine,

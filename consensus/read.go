@@ -129,5 +129,28 @@ func (h *Host) closeNow(ctx context.Context, shard uint64, upTo store.Revision) 
 		// An empty transaction that was lost has no outcome to be unsure of.
 		err = shardError(shard, ErrNoQuorum, kind.Cause)
 	}
-	return res.Revision, err
+	if err != nil {
+		return 0, err
+	}
+	return res.Revision, h.awaitLocal(ctx, shard, res.Revision)
+}
+
+// awaitLocal waits until the local replica, if there is one, has applied the
+// revision: the barrier may have gone through another peer.
+func (h *Host) awaitLocal(ctx context.Context, shard uint64, rev store.Revision) error {
+	for {
+		r, here := h.replica(shard)
+		if !here {
+			return nil
+		}
+		if view, ready := r.view(); !ready || view.Revision() >= rev {
+			return nil
+		}
+		if _, err := h.readIndex(ctx, r); err != nil && ctx.Err() != nil {
+			return shardError(shard, ErrNoQuorum, err)
+		}
+		if h.ctx.Err() != nil {
+			return ErrClosed
+		}
+	}
 }

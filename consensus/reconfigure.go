@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"shoal/consensus/shardmap"
@@ -15,34 +14,6 @@ const (
 	settledEvery = 2 * time.Second
 	stepTimeout  = 5 * time.Second
 )
-
-// membership is a raft group's membership.
-type membership struct {
-	// Change is the log index of the last change; the next one names it, so that two
-	// leaders cannot both change the same membership.
-	Change    uint64
-	Voters    map[uint64]string
-	NonVoters map[uint64]string
-	Removed   []uint64
-}
-
-func (m membership) removed(replica uint64) bool { return slices.Contains(m.Removed, replica) }
-
-// readMembership asks the group itself, with a quorum.
-func (h *Host) readMembership(ctx context.Context, r *replica) (membership, error) {
-	ctx, cancel := context.WithTimeout(ctx, readAttempt)
-	defer cancel()
-	m, err := h.nh.SyncGetShardMembership(ctx, r.shard)
-	if err != nil {
-		return membership{}, err
-	}
-	out := membership{Change: m.ConfigChangeID, Voters: m.Nodes, NonVoters: m.NonVotings}
-	for id := range m.Removed {
-		out.Removed = append(out.Removed, id)
-	}
-	slices.Sort(out.Removed)
-	return out, nil
-}
 
 // reconfigure brings the groups that this host leads towards their assignments, one
 // change at a time, until ctx ends.
@@ -162,7 +133,7 @@ func (h *Host) TransferLeadership(ctx context.Context, shard uint64, peer string
 			return nil
 		}
 		to := uint64(0)
-		for id, at := range h.voters(shard) {
+		for id, at := range r.voters() {
 			if at == peer {
 				to = id
 			}
@@ -182,22 +153,11 @@ func (h *Host) TransferLeadership(ctx context.Context, shard uint64, peer string
 	}
 }
 
-// voters maps a local replica's group's voting replicas to their peers, as the
-// replica knows them.
-func (h *Host) voters(shard uint64) map[uint64]string {
-	for _, info := range h.shardInfos() {
-		if info.ShardID == shard {
-			return info.Replicas
-		}
-	}
-	return nil
-}
-
 // successor picks a voter on another peer that runs and can take over leadership.
 func (h *Host) successor(ctx context.Context, r *replica) (uint64, bool) {
 	ctx, cancel := context.WithTimeout(ctx, readAttempt)
 	defer cancel()
-	for id, peer := range h.voters(r.shard) {
+	for id, peer := range r.voters() {
 		if id == r.id {
 			continue
 		}

@@ -31,7 +31,11 @@ type replica struct {
 	ready atomic.Bool
 	// leading follows reported leaderships.
 	leading atomic.Bool
-	cancel  context.CancelFunc
+	// members is the group as it was last read, nil before; regrouped says that it
+	// has to be read again.
+	members   atomic.Pointer[membership]
+	regrouped chan struct{}
+	cancel    context.CancelFunc
 }
 
 func (r *replica) hub() *hub {
@@ -51,15 +55,12 @@ func (r *replica) view() (store.View, bool) {
 
 // startReplica starts a replica that the folder has on record.
 func (h *Host) startReplica(d diskReplica) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return ErrClosed
-	}
-	if _, running := h.replicas[d.Shard]; running {
+	h.starting.Lock()
+	defer h.starting.Unlock()
+	if _, running := h.replica(d.Shard); running {
 		return nil
 	}
-	r := &replica{shard: d.Shard, id: d.Replica}
+	r := &replica{shard: d.Shard, id: d.Replica, regrouped: make(chan struct{}, 1)}
 	create := func(uint64, uint64) statemachine.IConcurrentStateMachine {
 		m := newMachine(d.Shard, h.cfg.History, &h.clock)
 		r.machine.Store(m)
@@ -75,10 +76,16 @@ func (h *Host) startReplica(d diskReplica) error {
 	if err := h.nh.StartConcurrentReplica(members, fresh && d.NonVoting, create, h.replicaConfig(d)); err != nil {
 		return fmt.Errorf("start replica %d of shard %d: %w", d.Replica, d.Shard, err)
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return ErrClosed
+	}
 	ctx, cancel := context.WithCancel(h.ctx)
 	r.cancel = cancel
 	h.replicas[d.Shard] = r
 	h.loops.Go(func() { h.awaitReady(ctx, r) })
+	h.loops.Go(func() { h.followMembers(ctx, r) })
 	h.loops.Go(func() { h.followLeadership(ctx, r) })
 	h.loops.Go(func() { h.sweepExpired(ctx, r) })
 	return nil

@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"context"
-	"slices"
 
 	"github.com/lni/dragonboat/v4"
 )
@@ -21,7 +20,7 @@ func (h *Host) Status() []ShardStatus {
 // here and else from the peers that hold it. Errors: those of Get.
 func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 	known := h.statusOf(shard)
-	if known.Leader != "" {
+	if known.Local && known.Leader != "" {
 		return known, nil
 	}
 	var there ShardStatus
@@ -33,7 +32,7 @@ func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 			return nil
 		},
 		func(ctx context.Context, peer string) (err error) {
-			if there, err = h.statusAt(ctx, peer, shard); err == nil && there.Leader == "" {
+			if there, err = h.statusAt(ctx, peer, shard); err == nil && (!there.Local || there.Leader == "") {
 				return &tryAgain{cause: dragonboat.ErrShardNotReady}
 			}
 			return err
@@ -41,10 +40,7 @@ func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 	if err != nil {
 		return known, err
 	}
-	known.Leader, known.Term = there.Leader, there.Term
-	if len(known.Members) == 0 {
-		known.Members = there.Members
-	}
+	known.Leader, known.Term, known.Members = there.Leader, there.Term, there.Members
 	return known, nil
 }
 
@@ -79,21 +75,16 @@ func (h *Host) describe(shard uint64, infos []dragonboat.ShardInfo) ShardStatus 
 		s.Revision = hub.current().Revision()
 	}
 	for _, info := range infos {
-		if info.ShardID != shard || info.Pending {
-			continue
-		}
-		s.Voter = !info.IsNonVoting
-		// The group knows its voters best; who is assigned and no voter has no vote yet.
-		s.Members = slices.DeleteFunc(s.Members, func(m Member) bool { return info.Replicas[m.ReplicaID] != "" })
-		for i := range s.Members {
-			s.Members[i].Voter = false
-		}
-		for id, peer := range info.Replicas {
-			peers[id] = peer
-			s.Members = append(s.Members, Member{Peer: peer, ReplicaID: id, Voter: true})
+		if info.ShardID == shard && !info.Pending {
+			s.Voter = !info.IsNonVoting
 		}
 	}
-	slices.SortFunc(s.Members, func(a, b Member) int { return int(a.ReplicaID) - int(b.ReplicaID) })
+	if m := r.members.Load(); m != nil {
+		s.Members = m.members()
+		for _, member := range s.Members {
+			peers[member.ReplicaID] = member.Peer
+		}
+	}
 	report, _ := h.leaders.get(shard)
 	s.Term, s.Leading = report.Term, leads(report)
 	s.Leader = peers[report.LeaderID]
@@ -103,15 +94,10 @@ func (h *Host) describe(shard uint64, infos []dragonboat.ShardInfo) ShardStatus 
 // leaderPeer is the peer believed to lead the shard, "" if none is known.
 func (h *Host) leaderPeer(shard uint64) string {
 	report, _ := h.leaders.get(shard)
-	if report.LeaderID == 0 {
-		return h.routes.leader(shard)
-	}
-	if a, ok := h.routes.assignment(shard); ok {
-		for _, r := range a.Replicas {
-			if r.ID == report.LeaderID {
-				return r.Peer
-			}
+	if r, here := h.replica(shard); here && report.LeaderID != 0 {
+		if m := r.members.Load(); m != nil && m.Voters[report.LeaderID] != "" {
+			return m.Voters[report.LeaderID]
 		}
 	}
-	return h.voters(shard)[report.LeaderID]
+	return h.routes.leader(shard)
 }

@@ -74,9 +74,8 @@ type ShardStatus struct {
 	// Leader is the peer believed to lead the shard, "" if none is known.
 	Leader string
 	Term   uint64
-	// Members are the shard's replicas. With a local replica, Voter says which have
-	// a vote in the raft group now, the others are assigned and on their way there;
-	// without one, all is as assigned.
+	// Members are the shard's replicas: with a local replica as its raft group has
+	// them, without one as they are assigned.
 	Members []Member
 	// Trouble is one sentence on why the local replica does not work, "" if it does.
 	Trouble string
