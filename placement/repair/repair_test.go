@@ -1,0 +1,303 @@
+package repair
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"pgregory.net/rapid"
+
+	"shoal/placement"
+	"shoal/placement/internal/world"
+)
+
+func makeNode(name, zone string, at time.Time) *corev1.Node {
+	n := &corev1.Node{}
+	n.Name = name
+	n.Labels = map[string]string{corev1.LabelTopologyZone: zone}
+	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(at)}}
+	return n
+}
+
+// makePod tolerates lost nodes for five seconds, as admission has it by default here.
+func makePod(name, node string, edits ...func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{}
+	p.Name, p.Namespace, p.UID = name, "default", types.UID("uid-"+name)
+	p.Spec.NodeName = node
+	p.Status.Phase = corev1.PodRunning
+	world.SetReady(p, true, world.New().Now)
+	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{
+			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](5),
+		})
+	}
+	for _, edit := range edits {
+		edit(p)
+	}
+	return p
+}
+
+func ofStatefulSet(p *corev1.Pod) {
+	p.OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", UID: "db", Controller: ptr.To(true)}}
+}
+
+func forever(p *corev1.Pod) {
+	p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}}
+}
+
+// fixture is a world and the leases of its nodes.
+type fixture struct {
+	*world.World
+	renewed map[string]time.Time
+	options Options
+	t       interface {
+		Helper()
+		Fatalf(string, ...any)
+	}
+}
+
+func newFixture(t interface {
+	Helper()
+	Fatalf(string, ...any)
+}, nodes int, zone func(i int) string) *fixture {
+	f := &fixture{World: world.New(), renewed: map[string]time.Time{}, options: Defaults(), t: t}
+	for i := range nodes {
+		name := fmt.Sprintf("n%d", i)
+		f.Put(makeNode(name, zone(i), f.Now))
+		f.renewed[name] = f.Now
+	}
+	return f
+}
+
+// pass lets time go by; nodes renew their leases unless they are silent. It returns what the
+// evictions of this moment did, as "delete pod" and "unready pod".
+func (f *fixture) pass(d time.Duration, silent ...string) (done []string, brakes []Brake) {
+	f.t.Helper()
+	f.Now = f.Now.Add(d)
+	for name := range f.renewed {
+		if !strings.Contains(" "+strings.Join(silent, " ")+" ", " "+name+" ") {
+			f.renewed[name] = f.Now
+		}
+	}
+	if err := f.Apply(PlanNodes(f.View, f.renewed, f.options, f.Now)); err != nil {
+		f.t.Fatalf("nodes: %v", err)
+	}
+	e := PlanEvictions(f.View, f.options, f.Now)
+	for _, c := range e.Changes {
+		word := "unready "
+		if c.Verb == placement.Delete {
+			word = "delete "
+			if c.GracePeriodSeconds != nil {
+				word = "force "
+			}
+		}
+		done = append(done, word+c.Object.GetName())
+	}
+	if err := f.Apply(e.Plan); err != nil {
+		f.t.Fatalf("evictions: %v", err)
+	}
+	return done, e.Brakes
+}
+
+func sameZone(int) string { return "a" }
+
+// TestLostNode follows one node's death: noticed, marked, stateless pods replaced after their
+// toleration, identity pods after fencing, pods that tolerate it for ever left.
+func TestLostNode(t *testing.T) {
+	f := newFixture(t, 4, sameZone)
+	f.Put(makePod("web", "n0"))
+	f.Put(makePod("db", "n0", ofStatefulSet))
+	f.Put(makePod("agent", "n0", forever))
+	f.Put(makePod("other", "n1"))
+	steps := []struct {
+		after time.Duration
+		want  string
+	}{
+		{1900 * time.Millisecond, "[]"},
+		{100 * time.Millisecond, "[unready agent unready db unready web]"},
+		{4900 * time.Millisecond, "[]"},
+		{100 * time.Millisecond, "[force web]"},
+		{4900 * time.Millisecond, "[]"},
+		{100 * time.Millisecond, "[force db]"},
+		{time.Hour, "[]"},
+	}
+	for i, step := range steps {
+		done, _ := f.pass(step.after, "n0")
+		if got := fmt.Sprint(done); got != step.want {
+			t.Fatalf("step %d: %s, want %s", i, got, step.want)
+		}
+	}
+	n, _ := f.View.Node("n0")
+	if !n.Lost() || n.Ready() != corev1.ConditionUnknown || !placement.HasTaint(n.Object, corev1.TaintNodeUnreachable, corev1.TaintEffectNoSchedule) {
+		t.Errorf("node: %+v %+v", n.Object.Spec.Taints, n.Object.Status.Conditions)
+	}
+	// It comes back: its own report makes it ready, and the taints go.
+	back := n.Object.DeepCopy()
+	placement.NodeCondition(back, corev1.NodeReady).Status = corev1.ConditionTrue
+	f.Put(back)
+	f.pass(time.Second)
+	if n, _ := f.View.Node("n0"); len(n.Object.Spec.Taints) != 0 {
+		t.Errorf("taints stay: %+v", n.Object.Spec.Taints)
+	}
+}
+
+func TestRecheckTellsWhen(t *testing.T) {
+	f := newFixture(t, 4, sameZone)
+	f.Put(makePod("web", "n0"))
+	if at := PlanNodes(f.View, f.renewed, f.options, f.Now).Recheck; !at.Equal(f.Now.Add(2 * time.Second)) {
+		t.Errorf("leases run out at %s", at)
+	}
+	f.pass(2*time.Second, "n0")
+	if at := PlanEvictions(f.View, f.options, f.Now).Recheck; !at.Equal(f.Now.Add(5 * time.Second)) {
+		t.Errorf("the pod leaves at %s", at)
+	}
+}
+
+func TestTaintOfAUser(t *testing.T) {
+	f := newFixture(t, 4, sameZone)
+	f.Put(makePod("web", "n0"))
+	f.Put(makePod("patient", "n0", func(p *corev1.Pod) {
+		p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Key: "repair", Operator: corev1.TolerationOpExists, TolerationSeconds: ptr.To[int64](60)})
+	}))
+	n, _ := f.View.Node("n0")
+	tainted := n.Object.DeepCopy()
+	tainted.Spec.Taints = []corev1.Taint{{Key: "repair", Effect: corev1.TaintEffectNoExecute}}
+	f.Put(tainted)
+	if done, _ := f.pass(time.Second); fmt.Sprint(done) != "[delete web]" {
+		t.Errorf("at once: %v", done)
+	}
+	if done, _ := f.pass(60 * time.Second); fmt.Sprint(done) != "[delete patient]" {
+		t.Errorf("after its toleration: %v", done)
+	}
+}
+
+func TestDeletedNodeAndLeftovers(t *testing.T) {
+	f := newFixture(t, 2, sameZone)
+	f.Put(makePod("web", "n0"))
+	n, _ := f.View.Node("n0")
+	f.Remove(n.Object)
+	delete(f.renewed, "n0")
+	f.Put(makePod("never", "", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: f.Now} }))
+	f.options.MaxTerminated = 1
+	for i := range 3 {
+		f.Put(makePod(fmt.Sprintf("done-%d", i), "n1", func(p *corev1.Pod) {
+			p.Status.Phase = corev1.PodSucceeded
+			p.CreationTimestamp = metav1.NewTime(f.Now.Add(time.Duration(-i) * time.Hour))
+		}))
+	}
+	if done, _ := f.pass(0); fmt.Sprint(done) != "[force web force never force done-2 force done-1]" {
+		t.Errorf("got %v", done)
+	}
+}
+
+func TestStuckDeletionOnALostNode(t *testing.T) {
+	f := newFixture(t, 4, sameZone)
+	f.Put(makePod("agent", "n0", forever, func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: f.Now} }))
+	f.pass(2*time.Second, "n0")
+	if _, ok := f.View.Pod("default", "agent"); ok {
+		t.Error("a deleted pod waits for a node that is gone")
+	}
+}
+
+// TestBrake: most of a zone lost at once evicts nobody and says so; when enough are back, the
+// rest is repaired; nodes lost slowly, or two of three, are repaired as usual.
+func TestBrake(t *testing.T) {
+	f := newFixture(t, 5, sameZone)
+	for i := range 5 {
+		f.Put(makePod(fmt.Sprintf("web-%d", i), fmt.Sprintf("n%d", i)))
+	}
+	silent := []string{"n0", "n1", "n2"}
+	f.pass(2*time.Second, silent...)
+	done, brakes := f.pass(time.Hour, silent...)
+	if len(done) != 0 || len(brakes) != 1 || brakes[0].Lost != 3 || brakes[0].Nodes != 5 || brakes[0].Reason == "" {
+		t.Fatalf("did %v, brakes %+v", done, brakes)
+	}
+	n, _ := f.View.Node("n2")
+	back := n.Object.DeepCopy()
+	placement.NodeCondition(back, corev1.NodeReady).Status = corev1.ConditionTrue
+	f.Put(back)
+	done, brakes = f.pass(time.Second, silent[:2]...)
+	if fmt.Sprint(done) != "[force web-0 force web-1]" || len(brakes) != 0 {
+		t.Errorf("then did %v, brakes %+v", done, brakes)
+	}
+}
+
+// TestEvictionsAreSound: whatever nodes go silent and come back, no pod leaves a node that is not
+// tainted, no identity pod leaves before fencing, and a zone with most of its nodes lost within
+// the window loses no pod; without a brake, every pod that must go is gone in the end.
+func TestEvictionsAreSound(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		nodes := rapid.IntRange(1, 8).Draw(t, "nodes")
+		f := newFixture(t, nodes, func(i int) string { return string(rune('a' + i%2)) })
+		identity := map[string]bool{}
+		for i := range rapid.IntRange(1, 12).Draw(t, "pods") {
+			name := fmt.Sprintf("p%d", i)
+			edits := []func(*corev1.Pod){}
+			if rapid.Bool().Draw(t, "identity") {
+				identity[name] = true
+				edits = append(edits, ofStatefulSet)
+			}
+			f.Put(makePod(name, fmt.Sprintf("n%d", rapid.IntRange(0, nodes-1).Draw(t, "node")), edits...))
+		}
+		silent := map[string]time.Time{}
+		for range rapid.IntRange(1, 25).Draw(t, "steps") {
+			name := fmt.Sprintf("n%d", rapid.IntRange(0, nodes-1).Draw(t, "who"))
+			if _, was := silent[name]; was {
+				delete(silent, name)
+				n, _ := f.View.Node(name)
+				back := n.Object.DeepCopy()
+				placement.NodeCondition(back, corev1.NodeReady).Status = corev1.ConditionTrue
+				f.Put(back)
+			} else {
+				silent[name] = f.Now
+			}
+			f.checkedPass(t, time.Duration(rapid.IntRange(0, 20000).Draw(t, "ms"))*time.Millisecond, silent, identity)
+		}
+		_, brakes := f.checkedPass(t, time.Hour, silent, identity)
+		if _, brakes = f.checkedPass(t, time.Hour, silent, identity); len(brakes) > 0 {
+			return
+		}
+		for _, p := range f.Pods("default") {
+			if n, _ := f.View.Node(p.Spec.NodeName); n.Lost() {
+				t.Fatalf("%s is still on lost %s", p.Name, n.Name)
+			}
+		}
+	})
+}
+
+func (f *fixture) checkedPass(t *rapid.T, d time.Duration, silent map[string]time.Time, identity map[string]bool) ([]string, []Brake) {
+	where := map[string]string{}
+	for _, p := range f.Pods("default") {
+		where[p.Name] = p.Spec.NodeName
+	}
+	var names []string
+	for name := range silent {
+		names = append(names, name)
+	}
+	done, brakes := f.pass(d, names...)
+	for _, what := range done {
+		pod, deleted := strings.CutPrefix(what, "force ")
+		if !deleted {
+			continue
+		}
+		since, quiet := silent[where[pod]]
+		if !quiet {
+			t.Fatalf("%s was taken off %s, which is well", pod, where[pod])
+		}
+		if identity[pod] && f.Now.Sub(since) < f.options.LeaseTimeout+f.options.Fencing {
+			t.Fatalf("%s was given up %s after its node went silent", pod, f.Now.Sub(since))
+		}
+		n, _ := f.View.Node(where[pod])
+		for _, b := range brakes {
+			if b.Zone == n.Zone() {
+				t.Fatalf("%s was evicted under the brake %+v", pod, b)
+			}
+		}
+	}
+	return done, brakes
+}
