@@ -463,3 +463,140 @@ func TestForeignAndNewerFoldersAreRefused(t *testing.T) {
 		t.Errorf("folder of a newer version: %v", err)
 	}
 }
+
+func TestADeadPeerIsReplacedAndItsZombieCleanedUp(t *testing.T) {
+	network, hosts, dirs := trio(t, nil)
+	d := network.Open(t, "d", t.TempDir(), nil)
+	mustPut(t, hosts["a"], 1, "k", "v")
+	crash(t, network, hosts["c"], "c", "a", "b", "d")
+	for shard := range uint64(2) {
+		place(t, d, shard, voters("a", "b", "d")...)
+	}
+	for shard := range uint64(2) {
+		settled(t, d, shard, voters("a", "b", "d")...)
+	}
+	c := network.Open(t, "c", dirs["c"], nil)
+	eventually(t, "c deletes its replicas", func() error {
+		for shard := range uint64(2) {
+			if s := status(c, shard); s.Local {
+				return fmt.Errorf("has %+v", s)
+			}
+		}
+		return nil
+	})
+	mustGet(t, c, 1, "k", "v")
+}
+
+func TestLeadershipIsReportedAndHandedOverOnShutdown(t *testing.T) {
+	_, hosts, _ := trio(t, nil)
+	gained := make(chan string, 100)
+	for name, h := range hosts {
+		go func() {
+			for l := range h.Leadership() {
+				if view, ok := h.Local(l.Shard); l.Leader && l.Shard == 1 && ok && view.Len() >= 0 {
+					gained <- name
+				}
+			}
+		}()
+	}
+	ctx := within(t, patience)
+	leader := ""
+	for peer, h := range hosts {
+		if status(h, 1).Leading {
+			leader = peer
+		}
+	}
+	if leader == "" {
+		t.Fatal("nobody leads shard 1")
+	}
+	to := map[string]string{"a": "b", "b": "c", "c": "a"}[leader]
+	if err := hosts[leader].TransferLeadership(ctx, 1, to); err != nil {
+		t.Fatal(err)
+	}
+	for got := ""; got != to; {
+		select {
+		case got = <-gained:
+		case <-ctx.Done():
+			t.Fatalf("%s never reported its leadership", to)
+		}
+	}
+	stopping := time.Now()
+	if err := hosts[to].Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("planned stop took %v", time.Since(stopping))
+	start := time.Now()
+	mustPut(t, hosts[leader], 1, "k", "v")
+	t.Logf("write after it: %v", time.Since(start))
+}
+
+func TestExpiredKeysAreSwept(t *testing.T) {
+	h := consensustest.NewHost(t)
+	ctx := within(t, patience)
+	w, err := h.Watch(ctx, 1, consensus.WatchOptions{Prefix: "/ttl/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	tx := store.Transaction{Ops: []store.Op{
+		{Key: "/ttl/soon", Value: []byte("v"), Expires: now.UnixMilli()},
+		{Key: "/ttl/later", Value: []byte("v"), Expires: now.Add(time.Hour).UnixMilli()},
+	}}
+	if _, err := h.Propose(ctx, 1, tx); err != nil {
+		t.Fatal(err)
+	}
+	for events := range w.Events() {
+		for _, ev := range events {
+			if ev.Delete && ev.Key == "/ttl/soon" {
+				mustGet(t, h, 1, "/ttl/later", "v")
+				return
+			}
+			if ev.Delete {
+				t.Fatalf("%s was deleted", ev.Key)
+			}
+		}
+	}
+	t.Fatal(w.Err())
+}
+
+func TestARequestIsAppliedOnce(t *testing.T) {
+	h := consensustest.NewHost(t)
+	ctx := within(t, patience)
+	tx := put("k", "1")
+	tx.ID[0], tx.Stamp = 9, h.Now()
+	first, err := h.Propose(ctx, 1, tx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, h, 1, "k", "2")
+	again, err := h.Propose(ctx, 1, tx)
+	if err != nil || again.Revisions[0] != first.Revisions[0] {
+		t.Fatalf("second time: %+v, %v; first %+v", again, err, first)
+	}
+	mustGet(t, h, 1, "k", "2")
+}
+
+func TestBadProposalsAreRefused(t *testing.T) {
+	ahead := time.Duration(0)
+	h := consensustest.NewNetwork().Open(t, "a", t.TempDir(), func(c *consensus.Config) {
+		c.Offset = func() (time.Duration, bool) { return ahead, true }
+		c.MaxTransaction = 1 << 20
+	})
+	consensustest.Found(t, h)
+	ctx := within(t, patience)
+	if _, err := h.Propose(ctx, 1, put("k", string(make([]byte, 1<<20)))); !errors.Is(err, consensus.ErrTooLarge) {
+		t.Errorf("large value: %v", err)
+	}
+	if _, err := h.Propose(ctx, 1, put(string(make([]byte, store.MaxKey+1)), "v")); !errors.Is(err, consensus.ErrTooLarge) {
+		t.Errorf("long key: %v", err)
+	}
+	if _, err := h.Close(ctx, 1, h.Now()+store.At(store.Epoch.Add(time.Minute))); !errors.Is(err, consensus.ErrFuture) {
+		t.Errorf("close in a minute: %v", err)
+	}
+	ahead = time.Minute
+	if _, err := h.Propose(ctx, 1, put("k", "v")); !errors.Is(err, consensus.ErrClockSkew) {
+		t.Errorf("clock a minute ahead: %v", err)
+	}
+	ahead = -time.Minute
+	mustPut(t, h, 1, "k", "v")
+}
