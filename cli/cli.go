@@ -23,9 +23,6 @@ import (
 type Parts struct {
 	// Join runs a peer until ctx ends.
 	Join func(ctx context.Context, flags Join) error
-	// Containerd runs the embedded containerd with the given arguments; the
-	// peer starts itself anew for it.
-	Containerd func(ctx context.Context, args []string) error
 }
 
 // streams are the process's own; tests put others in their place.
@@ -45,7 +42,7 @@ type grammar struct {
 	Kubeconfig kubeconfigCommand `cmd:"" help:"Print an administrator's kubeconfig that lists all known peers."`
 	Image      imageCommand      `cmd:"" help:"Import and list images on this host."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
-	Containerd containerdCommand `cmd:"" hidden:"" passthrough:"" help:"Run the embedded containerd."`
+	Lab        labCommand        `cmd:"" help:"Run a whole cluster on this machine, in namespaces, and show it."`
 }
 
 // Run carries out one command line, without the program's name. Its error is

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -87,6 +88,26 @@ disk = "ssd"
 				t.Errorf("got %+v", got)
 			}
 		})
+	}
+}
+
+func TestExampleConfiguration(t *testing.T) {
+	t.Setenv("SHOAL_DATA_DIR", "/elsewhere")
+	got, err := joinWith(t, "--config", "../examples/peer.yaml")
+	if err != nil || got.DataDir != "/var/lib/shoal" || got.Listen.Port != 7443 {
+		t.Errorf("%v: %+v", err, got)
+	}
+	text, err := os.ReadFile("../examples/peer.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What stands there behind a '# ' as a proposal must be valid too.
+	proposals := regexp.MustCompile(`(?m)^# ((  )?[a-z-]+:.*)$`).ReplaceAllString(string(text), "$1")
+	path := filepath.Join(t.TempDir(), "peer.yaml")
+	write(t, path, proposals)
+	got, err = joinWith(t, "--config", path)
+	if err != nil || got.Name != "web-1" || len(got.Addresses) != 2 || got.Zone != "rack-a" || got.Label["disk"] != "ssd" || got.Token == "" {
+		t.Errorf("%v: %+v", err, got)
 	}
 }
 

@@ -154,15 +154,3 @@ func (imageListCommand) Run(ctx context.Context, root *grammar, std streams) err
 	}
 	return table.Flush()
 }
-
-type containerdCommand struct {
-	Args []string `arg:"" optional:""`
-}
-
-// Run becomes the embedded containerd.
-func (c *containerdCommand) Run(ctx context.Context, parts Parts) error {
-	if parts.Containerd == nil {
-		return errors.New("this program carries no containerd")
-	}
-	return parts.Containerd(ctx, c.Args)
-}
