@@ -160,6 +160,11 @@ func (v *View) upsertPod(o *corev1.Pod) {
 	}
 	p := NewPod(o)
 	v.linkPod(key, p)
+	if old != nil {
+		if n := v.nodes[old.Object.Spec.NodeName]; n != nil {
+			v.forgetNode(n)
+		}
+	}
 	v.touchPod(old, p)
 }
 

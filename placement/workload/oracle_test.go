@@ -77,4 +77,3 @@ func genRanked(t *rapid.T, i int, now time.Time) *corev1.Pod {
 	p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "side", RestartCount: rapid.Int32Range(0, 2).Draw(t, "sidecar restarts")}}
 	return p
 }
-

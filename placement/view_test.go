@@ -1,0 +1,210 @@
+package placement
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"pgregory.net/rapid"
+)
+
+func genPod(t *rapid.T) *corev1.Pod {
+	p := &corev1.Pod{}
+	p.Namespace, p.Name = "default", fmt.Sprintf("p%d", rapid.IntRange(0, 8).Draw(t, "pod"))
+	p.Labels = map[string]string{"app": rapid.SampledFrom([]string{"web", "db"}).Draw(t, "app")}
+	p.Spec.NodeName = rapid.SampledFrom([]string{"", "n0", "n1", "n2"}).Draw(t, "node")
+	p.Status.Phase = rapid.SampledFrom([]corev1.PodPhase{corev1.PodPending, corev1.PodRunning, corev1.PodFailed}).Draw(t, "phase")
+	p.Spec.Containers = []corev1.Container{{
+		Ports: []corev1.ContainerPort{{HostPort: rapid.Int32Range(0, 2).Draw(t, "port")}},
+		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+			corev1.ResourceCPU: *resource.NewMilliQuantity(rapid.Int64Range(0, 1<<62).Draw(t, "cpu"), resource.DecimalSI),
+			"example.com/gpu":  *resource.NewQuantity(rapid.Int64Range(0, 3).Draw(t, "gpu"), resource.DecimalSI),
+		}},
+	}}
+	if rapid.Bool().Draw(t, "owned") {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: KindReplicaSet, Name: "web-1", UID: "rs", Controller: ptr.To(true)}}
+	}
+	return p
+}
+
+func genNode(t *rapid.T) *corev1.Node {
+	n := &corev1.Node{}
+	n.Name = fmt.Sprintf("n%d", rapid.IntRange(0, 2).Draw(t, "name"))
+	n.Status.Images = []corev1.ContainerImage{{Names: []string{rapid.SampledFrom([]string{"a:1", "b:1"}).Draw(t, "image")}, SizeBytes: 1}}
+	return n
+}
+
+// face is all that decisions read of a view's aggregates, in a comparable form.
+func face(v *View) string {
+	text := ""
+	for _, name := range slices.Sorted(maps.Keys(v.nodes)) {
+		n := v.nodes[name]
+		scalars := map[corev1.ResourceName]int64{}
+		for k, a := range n.Requested.Scalar {
+			if a != 0 {
+				scalars[k] = a
+			}
+		}
+		r := n.Requested
+		text += fmt.Sprintf("%s known=%v cpu=%d pods=%d %v scored=%d/%d ports=%v images=%v:", name, n.Object != nil, r.MilliCPU, r.Pods, scalars,
+			n.ScoredMilliCPU, n.ScoredMemory, n.ports, n.Images)
+		for _, p := range n.Pods() {
+			text += " " + p.Object.Name
+		}
+		text += "\n"
+	}
+	for _, list := range [][]*Pod{v.AllPods(), v.Pending(), v.Ended(), v.Orphans("default"), v.PodsOf("rs"), v.PodsIn("default")} {
+		for _, p := range list {
+			text += " " + p.Object.Name
+		}
+		text += ";"
+	}
+	return text + fmt.Sprint(v.imageNodes, len(v.slots))
+}
+
+// TestIncrementalEqualsRebuilt: after any history the view is the same as one that was built from
+// what is left, in another order.
+func TestIncrementalEqualsRebuilt(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := NewView()
+		pods, nodes, usage := map[string]*corev1.Pod{}, map[string]*corev1.Node{}, map[string]NodeUsage{}
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			switch rapid.IntRange(0, 5).Draw(t, "what") {
+			case 0, 1:
+				p := genPod(t)
+				v.Upsert(p)
+				pods[p.Name] = p
+			case 2:
+				p := genPod(t)
+				v.Delete(p)
+				delete(pods, p.Name)
+			case 3:
+				n := genNode(t)
+				v.Upsert(n)
+				nodes[n.Name] = n
+			case 4:
+				n := genNode(t)
+				v.Delete(n)
+				if nodes[n.Name] != nil {
+					delete(usage, n.Name)
+				}
+				delete(nodes, n.Name)
+			case 5:
+				u := NodeUsage{Node: genNode(t).Name, Granted: Resources{MilliCPU: rapid.Int64Range(0, 5).Draw(t, "granted"), Pods: 1}}
+				v.SetUsage(u)
+				usage[u.Node] = u
+			}
+		}
+		fresh := NewView()
+		for _, name := range slices.Sorted(maps.Keys(pods)) {
+			fresh.Upsert(pods[name])
+		}
+		for _, name := range slices.Backward(slices.Sorted(maps.Keys(nodes))) {
+			fresh.Upsert(nodes[name])
+		}
+		for _, u := range usage {
+			fresh.SetUsage(u)
+		}
+		if got, want := face(v), face(fresh); got != want {
+			t.Fatalf("grown:\n%s\nrebuilt:\n%s", got, want)
+		}
+	})
+}
+
+// TestDirty: a change names exactly those who must be planned again.
+func TestDirty(t *testing.T) {
+	v := NewView()
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "d"}}
+	rs := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1", UID: "rs"}}
+	rs.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	rs.OwnerReferences = []metav1.OwnerReference{{Kind: KindDeployment, Name: "web", UID: "d", Controller: ptr.To(true)}}
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "front"}}
+	svc.Spec.Selector = map[string]string{"app": "web"}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n0"}}
+	for _, o := range []Object{d, rs, svc, node} {
+		v.Upsert(o)
+	}
+	if v.Upsert(&corev1.Secret{}) {
+		t.Error("a secret is kept")
+	}
+	v.TakeDirty()
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", Labels: map[string]string{"app": "web"}}}
+	pod.OwnerReferences = []metav1.OwnerReference{{Kind: KindReplicaSet, Name: "web-1", UID: "rs", Controller: ptr.To(true)}}
+	bound := pod.DeepCopy()
+	bound.Spec.NodeName = "n0"
+	orphan := pod.DeepCopy()
+	orphan.Name, orphan.OwnerReferences, orphan.Spec.NodeName = "o", nil, "n0"
+	lost := node.DeepCopy()
+	lost.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}}
+	heartbeat := lost.DeepCopy()
+	heartbeat.Status.Conditions[0].LastHeartbeatTime = metav1.Now()
+	steps := []struct {
+		name string
+		do   func()
+		want string
+	}{
+		{"new pod", func() { v.Upsert(pod) }, "[Deployment/default/web Pod/default/p Service/default/front]"},
+		{"bound", func() { v.Upsert(bound) }, "[Deployment/default/web Service/default/front]"},
+		{"matching pod without owner", func() { v.Upsert(orphan) }, "[Deployment/default/web Service/default/front]"},
+		{"lost node", func() { v.Upsert(lost) }, "[Deployment/default/web Node//n0 Service/default/front]"},
+		{"heartbeat", func() { v.Upsert(heartbeat) }, "[]"},
+		{"pod gone: room", func() { v.Delete(bound) }, "[Deployment/default/web Node//n0 Service/default/front]"},
+		{"unknown pod gone", func() { v.Delete(bound) }, "[]"},
+	}
+	for _, step := range steps {
+		step.do()
+		got := []string{}
+		for _, ref := range v.TakeDirty() {
+			got = append(got, ref.Kind+"/"+ref.Namespace+"/"+ref.Name)
+		}
+		if fmt.Sprint(got) != step.want {
+			t.Errorf("%s: %v, want %s", step.name, got, step.want)
+		}
+	}
+}
+
+func TestNamesAreRepeatableAndDistinct(t *testing.T) {
+	a, b, c := NewNames("uid", "1"), NewNames("uid", "1"), NewNames("uid1", "")
+	seen := map[types.UID]bool{}
+	for range 1000 {
+		x, y, z := a.UID(), b.UID(), c.UID()
+		if x != y || x == z || seen[x] {
+			t.Fatalf("%s %s %s", x, y, z)
+		}
+		seen[x] = true
+	}
+	if s := NewNames("s").Suffix(); len(s) != 5 || s != NewNames("s").Suffix() {
+		t.Errorf("suffix %q", s)
+	}
+}
+
+// BenchmarkUpsert is the cost of one pod's change in clusters of two sizes: it should not grow.
+func BenchmarkUpsert(b *testing.B) {
+	for _, nodes := range []int{100, 5000} {
+		v := NewView()
+		pods := make([]*corev1.Pod, nodes*10)
+		for i := range nodes {
+			v.Upsert(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", i)}})
+		}
+		for i := range pods {
+			pods[i] = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprint("ns", i%50), Name: fmt.Sprint("p", i)}}
+			pods[i].Spec.NodeName = fmt.Sprint("n", i%nodes)
+			pods[i].Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")}}}}
+			v.Upsert(pods[i])
+		}
+		b.Run(fmt.Sprintf("%d nodes, %d pods", nodes, len(pods)), func(b *testing.B) {
+			i := 0
+			for b.Loop() {
+				v.Upsert(pods[i%len(pods)])
+				i++
+			}
+		})
+	}
+}
