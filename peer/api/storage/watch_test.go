@@ -1,0 +1,301 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/apis/example"
+	kstorage "k8s.io/apiserver/pkg/storage"
+
+	"shoal/consensus"
+	"shoal/consensus/consensustest"
+	"shoal/consensus/store"
+)
+
+// seen is an event as a watch's reader sees it.
+type seen struct {
+	kind watch.EventType
+	name string
+	rev  store.Revision
+}
+
+func see(t testing.TB, event watch.Event) seen {
+	t.Helper()
+	obj := event.Object
+	if shared, ok := obj.(runtime.CacheableObject); ok {
+		obj = shared.GetObject()
+	}
+	if status, ok := obj.(*metav1.Status); ok {
+		t.Fatalf("watch failed: %s", status.Message)
+	}
+	pod := obj.(*example.Pod)
+	return seen{event.Type, pod.Namespace + "/" + pod.Name, revisionOf(t, pod)}
+}
+
+// read takes n events.
+func read(t testing.TB, w watch.Interface, n int) []seen {
+	t.Helper()
+	events := make([]seen, 0, n)
+	timeout := time.After(20 * time.Second)
+	for len(events) < n {
+		select {
+		case event, open := <-w.ResultChan():
+			if !open {
+				t.Fatalf("the watch ended after %d of %d events", len(events), n)
+			}
+			events = append(events, see(t, event))
+		case <-timeout:
+			t.Fatalf("%d of %d events within 20 s", len(events), n)
+		}
+	}
+	return events
+}
+
+func watchAll(t testing.TB, p *pods, after store.Revision) watch.Interface {
+	t.Helper()
+	w, err := p.Watch(t.Context(), "/pods/", kstorage.ListOptions{ResourceVersion: after.String(), Recursive: true, Predicate: kstorage.Everything})
+	if err != nil {
+		t.Fatalf("watch from %d: %v", after, err)
+	}
+	t.Cleanup(w.Stop)
+	return w
+}
+
+// listRevision is the revision of a list of everything.
+func listRevision(t testing.TB, p *pods) store.Revision {
+	t.Helper()
+	list := &example.PodList{}
+	if err := p.GetList(t.Context(), "/pods/", kstorage.ListOptions{Recursive: true, Predicate: kstorage.Everything}, list); err != nil {
+		t.Fatal(err)
+	}
+	rev, err := store.ParseRevision(list.ResourceVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rev
+}
+
+// twoPeers are a peer with a replica of every shard, and one with none.
+func twoPeers(t *testing.T) (with, without *consensus.Host) {
+	t.Helper()
+	network := consensustest.NewNetwork()
+	change := func(c *consensus.Config) { c.DataShards = severalShards.shards }
+	with = network.Open(t, "peer-a", t.TempDir(), change)
+	consensustest.Found(t, with)
+	return with, network.Open(t, "peer-b", t.TempDir(), change)
+}
+
+// Concurrent writers in many namespaces, watched from two peers: both watches see
+// one order, with every write once, and from any event's revision on either peer
+// exactly the later events.
+func TestWatchHasOneOrderEverywhere(t *testing.T) {
+	with, without := twoPeers(t)
+	here := newPods(t, with, severalShards, withPrefix("/order"))
+	there := newPods(t, without, severalShards, withPrefix("/order"))
+	start := listRevision(t, here)
+	watches := []watch.Interface{watchAll(t, here, start), watchAll(t, there, start), watchAll(t, here, start)}
+
+	const writers, rounds = 8, 15
+	var writing sync.WaitGroup
+	for i := range writers {
+		writing.Go(func() {
+			p := here
+			if i%2 == 1 {
+				p = there
+			}
+			namespace := fmt.Sprintf("ns-%d", i)
+			for round := range rounds {
+				if err := changeSomething(t.Context(), p, namespace, round); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	writing.Wait()
+	if t.Failed() {
+		return
+	}
+	const total = writers * rounds
+	order := read(t, watches[0], total)
+	for i := 1; i < total; i++ {
+		if order[i].rev <= order[i-1].rev {
+			t.Fatalf("event %d at %d follows one at %d", i, order[i].rev, order[i-1].rev)
+		}
+	}
+	for i, w := range watches[1:] {
+		requireSame(t, fmt.Sprintf("watch %d", i+1), read(t, w, total), order)
+	}
+	for range 25 {
+		i := rand.IntN(total - 1)
+		p, peer := here, "the peer with replicas"
+		if rand.IntN(2) == 0 {
+			p, peer = there, "the peer without"
+		}
+		w := watchAll(t, p, order[i].rev)
+		requireSame(t, fmt.Sprintf("from event %d on %s", i, peer), read(t, w, total-1-i), order[i+1:])
+		w.Stop()
+	}
+}
+
+// changeSomething goes through a pod's life over and over.
+func changeSomething(ctx context.Context, p *pods, namespace string, round int) error {
+	var err error
+	switch round % 3 {
+	case 0:
+		err = p.Create(ctx, podKey(namespace, "p"), newPod(namespace, "p"), nil, 0)
+	case 1:
+		_, err = p.label(ctx, namespace, "p", fmt.Sprint(round))
+	default:
+		_, err = p.remove(ctx, namespace, "p")
+	}
+	if err != nil {
+		return fmt.Errorf("%s, round %d: %w", namespace, round, err)
+	}
+	return nil
+}
+
+func requireSame(t *testing.T, what string, got, want []seen) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d events, want %d", what, len(got), len(want))
+	}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Fatalf("%s: event %d is %v, want %v", what, i, got[i], want[i])
+		}
+	}
+}
+
+// Lists and watches of an idle cluster write nothing and give the same revision.
+func TestIdleReadsWriteNothing(t *testing.T) {
+	host := sharedHost(t, severalShards)
+	p := newPods(t, host, severalShards)
+	p.create(t, "a", "p")
+	first := listRevision(t, p)
+	w := watchAll(t, p, listRevision(t, p))
+	before := shardRevisions(host)
+	for range 5 {
+		if again := listRevision(t, p); again != first {
+			t.Fatalf("an idle list is at %d, then at %d", first, again)
+		}
+	}
+	select {
+	case event := <-w.ResultChan():
+		t.Errorf("event on an idle cluster: %v", event)
+	case <-time.After(2 * bookmarkPeriodInTests):
+	}
+	if after := shardRevisions(host); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("the shards went from %v to %v", before, after)
+	}
+}
+
+func shardRevisions(host *consensus.Host) []store.Revision {
+	var revisions []store.Revision
+	for _, status := range host.Status() {
+		revisions = append(revisions, status.Revision)
+	}
+	return revisions
+}
+
+// Bookmarks of a watch over all namespaces follow what happens to other resources.
+func TestBookmarksAdvance(t *testing.T) {
+	host := sharedHost(t, severalShards)
+	p, other := newPods(t, host, severalShards), newPods(t, host, severalShards)
+	start := listRevision(t, p)
+	options := kstorage.ListOptions{ResourceVersion: start.String(), Recursive: true, Predicate: kstorage.Everything}
+	options.Predicate.AllowWatchBookmarks = true
+	w, err := p.Watch(t.Context(), "/pods/", options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	wrote := revisionOf(t, other.create(t, "a", "p"))
+	for {
+		bookmark := read(t, w, 1)[0]
+		if bookmark.kind != watch.Bookmark {
+			t.Fatalf("event %v, want a bookmark", bookmark)
+		}
+		if bookmark.rev >= wrote {
+			return
+		}
+	}
+}
+
+// A watch that begins in the middle of nothing known, a revision of another
+// namespace's shard, still misses no write that follows.
+func TestWatchFromAnotherShardsRevision(t *testing.T) {
+	p := newPods(t, sharedHost(t, severalShards), severalShards)
+	a, b := twoNamespaces(t, severalShards)
+	for i := range 10 {
+		from := revisionOf(t, p.create(t, a, fmt.Sprint(i)))
+		w, err := p.Watch(t.Context(), "/pods/"+b, kstorage.ListOptions{ResourceVersion: from.String(), Recursive: true, Predicate: kstorage.Everything})
+		if err != nil {
+			t.Fatal(err)
+		}
+		created := p.create(t, b, fmt.Sprint(i))
+		if got := read(t, w, 1)[0]; got.rev != revisionOf(t, created) {
+			t.Fatalf("event %v, want the creation at %s", got, created.ResourceVersion)
+		}
+		w.Stop()
+	}
+}
+
+// A revision ahead of the cluster is refused after a short wait, and one that will
+// have come by then is waited for.
+func TestRevisionsAhead(t *testing.T) {
+	p := newPods(t, sharedHost(t, severalShards), severalShards)
+	p.create(t, "a", "p")
+	now := p.host.Now()
+	far := now + store.At(store.Epoch.Add(time.Hour))
+	soon := now + store.At(store.Epoch.Add(300*time.Millisecond))
+	if err := p.Get(t.Context(), podKey("a", "p"), kstorage.GetOptions{ResourceVersion: far.String()}, &example.Pod{}); !kstorage.IsTooLargeResourceVersion(err) {
+		t.Errorf("get from an hour ahead: %v", err)
+	}
+	if _, err := p.Watch(t.Context(), "/pods/a", kstorage.ListOptions{ResourceVersion: far.String(), Recursive: true, Predicate: kstorage.Everything}); !kstorage.IsTooLargeResourceVersion(err) {
+		t.Errorf("watch from an hour ahead: %v", err)
+	}
+	if err := p.Get(t.Context(), podKey("a", "p"), kstorage.GetOptions{ResourceVersion: soon.String()}, &example.Pod{}); err != nil {
+		t.Errorf("get from a moment ahead: %v", err)
+	}
+}
+
+// Watches of one resource share the decoded object and its encodings.
+func TestWatchesShareObjects(t *testing.T) {
+	p := newPods(t, sharedHost(t, severalShards), severalShards)
+	start := listRevision(t, p)
+	first, second := watchAll(t, p, start), watchAll(t, p, start)
+	p.create(t, "a", "p")
+	a, b := (<-first.ResultChan()).Object, (<-second.ResultChan()).Object
+	shared, ok := a.(*sharedObject)
+	if !ok || a != b {
+		t.Fatalf("objects %T and %T are not one shared object", a, b)
+	}
+	encoded := runtime.EncodeOrDie(testCodec, a)
+	if want := runtime.EncodeOrDie(testCodec, shared.GetObject()); encoded != want {
+		t.Errorf("encoded as %s, want %s", encoded, want)
+	}
+	if len(shared.encodings) != 1 {
+		t.Errorf("%d encodings are kept, want 1", len(shared.encodings))
+	}
+}
+
+func TestTooLargeObjectsAreRefused(t *testing.T) {
+	p := newPods(t, sharedHost(t, severalShards), severalShards)
+	fits, big := newPod("a", "fits"), newPod("a", "big")
+	fits.Annotations = map[string]string{"x": string(make([]byte, 200<<10))} // a NUL is six bytes in JSON
+	big.Annotations = map[string]string{"x": string(make([]byte, 300<<10))}
+	if err := p.Create(t.Context(), podKey("a", "fits"), fits, nil, 0); err != nil {
+		t.Errorf("an object below the limit: %v", err)
+	}
+	if err := p.Create(t.Context(), podKey("a", "big"), big, nil, 0); !apierrors.IsRequestEntityTooLargeError(err) {
+		t.Errorf("an object above the limit: %v, want too large", err)
+	}
+}
