@@ -36,6 +36,8 @@ const (
 	dialTimeout  = 3 * time.Second
 )
 
+var errNoKubeconfig = errors.New("no kubeconfig was found: run this as root on a peer, or give one with --kubeconfig or $KUBECONFIG")
+
 // defaultKubeconfig is the first of our kubeconfigs that this user can read;
 // empty when there is none, so that kubectl looks into ~/.kube/config.
 func defaultKubeconfig(dataDir string) string {
@@ -73,7 +75,7 @@ func restConfig(dataDir, explicit string) (*rest.Config, error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil)
 	config, err := loader.ClientConfig()
 	if clientcmd.IsEmptyConfig(err) || errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no kubeconfig was found: run this as root on a peer, or give one with --kubeconfig or $KUBECONFIG")
+		return nil, errNoKubeconfig
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)

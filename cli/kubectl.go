@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"fmt"
 	"slices"
+	"sync"
 
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/rest"
 	"k8s.io/component-base/cli"
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
@@ -91,7 +94,15 @@ func (k *kubectlCommand) Run(root *grammar, std streams) error {
 	// The limits are those of kubectl's own main.
 	flags := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().
 		WithDiscoveryBurst(300).WithDiscoveryQPS(50).WithWarningPrinter(io)
-	flags.WithWrapConfigFn(failOver(flags.ToRawKubeConfigLoader))
+	reach := failOver(flags.ToRawKubeConfigLoader)
+	var hint sync.Once
+	flags.WithWrapConfigFn(func(config *rest.Config) *rest.Config {
+		// Without any kubeconfig kubectl tries localhost:8080 and says no more.
+		if raw, err := flags.ToRawKubeConfigLoader().RawConfig(); err == nil && len(raw.Clusters) == 0 && *flags.APIServer == "" {
+			hint.Do(func() { fmt.Fprintln(std.err, "peer: "+errNoKubeconfig.Error()) })
+		}
+		return reach(config)
+	})
 	arguments := append([]string{k.verb}, k.Args...)
 	command := kubectl.NewKubectlCommand(kubectl.KubectlOptions{
 		ConfigFlags: flags, IOStreams: io, Arguments: append([]string{"peer"}, arguments...),

@@ -179,6 +179,15 @@ func TestForeignClustersAreNoAlternatives(t *testing.T) {
 	}
 }
 
+func TestNoKubeconfigForKubectl(t *testing.T) {
+	command := exec.CommandContext(t.Context(), os.Args[0], "get", "--raw", "/readyz")
+	command.Env = []string{"SHOAL_TEST_AS_PEER=1", "SHOAL_DATA_DIR=" + t.TempDir(), "HOME=" + t.TempDir()}
+	out, err := command.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), errNoKubeconfig.Error()) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // Errors of the server are printed, and end the process, as kubectl does it.
 func TestServerErrorsAreKubectls(t *testing.T) {
 	startPeers(t, 1, http.HandlerFunc(readyz))

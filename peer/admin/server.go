@@ -17,28 +17,53 @@ import (
 // ErrRunning means that another peer process serves this data folder.
 var ErrRunning = errors.New("a peer is running on this data folder already")
 
-// Listen opens the socket with mode 0600. A socket left by a crashed peer is
-// replaced; one that answers means that the peer runs already.
+// Listen opens the socket with mode 0600 and locks the data folder for this
+// process. The lock ends with the process however it ends, so a socket that a
+// crashed peer left is replaced, and never one in use.
 func Listen(path string) (net.Listener, error) {
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("%s: %w", path, ErrRunning)
-	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
 		return nil, fmt.Errorf("administration socket: %w", err)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w (%s): stop it, or choose another --data-dir", ErrRunning, path)
+		}
+		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	listener, err := listen(path)
+	if err != nil {
+		_ = lock.Close()
 		return nil, fmt.Errorf("administration socket: %w", err)
+	}
+	return &lockedListener{Listener: listener, lock: lock}, nil
+}
+
+func listen(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("administration socket: %w", err)
+		return nil, err
 	}
 	// The folder around it is 0700, so nobody slips in before the chmod.
 	if err := os.Chmod(path, 0o600); err != nil {
 		_ = listener.Close()
-		return nil, fmt.Errorf("administration socket: %w", err)
+		return nil, err
 	}
 	return listener, nil
+}
+
+// lockedListener gives the lock up when it is closed.
+type lockedListener struct {
+	net.Listener
+	lock *os.File
+}
+
+func (l *lockedListener) Close() error {
+	return errors.Join(l.Listener.Close(), l.lock.Close())
 }
 
 // Run serves calls on the listener until ctx ends.
