@@ -2,6 +2,7 @@ package workload
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -28,10 +29,9 @@ const (
 
 // replicaSet is one of a Deployment's sets while it is being planned.
 type replicaSet struct {
-	seen   *appsv1.ReplicaSet // nil if this plan creates it
-	want   *appsv1.ReplicaSet // own copy, modified as the plan proceeds
-	pods   *replicas
-	events []placement.Event
+	seen *appsv1.ReplicaSet // nil if this plan creates it
+	want *appsv1.ReplicaSet // own copy, modified as the plan proceeds
+	pods *replicas
 	// now is the state of the pods before the plan; all rollout decisions rest on it.
 	now tally
 }
@@ -168,10 +168,10 @@ func (r *rollout) writeSets() {
 		respecified := false
 		switch {
 		case set.seen == nil:
-			r.plan.Add(placement.Change{Verb: placement.Create, Object: set.want, Events: set.events})
+			r.plan.Add(placement.Change{Verb: placement.Create, Object: set.want, Events: r.scalingEvents(set)})
 		case set.changed():
 			respecified = !apiequality.Semantic.DeepEqual(set.seen.Spec, set.want.Spec)
-			r.plan.Add(placement.Updating(placement.Update, set.seen, set.want, set.events...))
+			r.plan.Add(placement.Updating(placement.Update, set.seen, set.want, r.scalingEvents(set)...))
 		}
 		set.pods.scale(r.view, r.plan, related, r.now)
 		status := replicaSetStatus(r.view, set.want, set.pods, r.plan, r.now)
@@ -201,21 +201,30 @@ func (s *replicaSet) changed() bool {
 
 // resize sets a set's size and the annotations that remember what the size was derived from.
 func (r *rollout) resize(set *replicaSet, size int32) {
-	before := set.size()
-	if before == size {
+	if set.size() == size {
 		return
 	}
 	*set.want.Spec.Replicas = size
 	r.annotateSizes(set)
-	direction := "up"
-	if size < before {
+}
+
+// scalingEvents says how a set's size changes by the whole plan.
+func (r *rollout) scalingEvents(set *replicaSet) []placement.Event {
+	before := int32(0)
+	if set.seen != nil {
+		before = ptr.Deref(set.seen.Spec.Replicas, 1)
+	}
+	size, direction := set.size(), "up"
+	switch {
+	case size == before:
+		return nil
+	case size < before:
 		direction = "down"
 	}
-	set.events = append(set.events, placement.Event{
+	return []placement.Event{{
 		Regarding: r.seen, Type: corev1.EventTypeNormal, Reason: "ScalingReplicaSet", Component: deploymentComponent,
-		Message: "Scaled " + direction + " replica set " + set.want.Name +
-			" from " + strconv.Itoa(int(before)) + " to " + strconv.Itoa(int(size)),
-	})
+		Message: fmt.Sprintf("Scaled %s replica set %s from %d to %d", direction, set.want.Name, before, size),
+	}}
 }
 
 func (r *rollout) annotateSizes(set *replicaSet) {

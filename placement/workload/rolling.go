@@ -59,13 +59,15 @@ func (r *rollout) available() int32 {
 	return n
 }
 
-// roll moves pods from the old sets to the current one within maxSurge and maxUnavailable.
+// roll moves pods from the old sets to the current one within maxSurge and maxUnavailable. What
+// shrinking frees is used in the same pass.
 func (r *rollout) roll() {
 	if r.current == nil && !r.createSet() {
 		return
 	}
 	r.growCurrent()
 	r.shrinkOld()
+	r.growCurrent()
 }
 
 func (r *rollout) growCurrent() {
