@@ -175,7 +175,9 @@ func persist(ctx context.Context, log *slog.Logger, what string, do func(context
 		if ctx.Err() != nil {
 			return
 		}
-		log.Warn("not done yet, will try again", "what", what, "err", err, "in", pause)
+		if pause > time.Second {
+			log.Warn("not done yet, will try again", "what", what, "err", err, "in", pause)
+		}
 		select {
 		case <-ctx.Done():
 			return

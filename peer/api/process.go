@@ -38,11 +38,11 @@ func prepareOnce(log *slog.Logger) error {
 	return compatibility.DefaultComponentGlobalsRegistry.Set()
 }
 
-// demoted lowers every record by one level: what upstream says in passing is our debug output, and what it calls an
-// error is one failed attempt of something that it repeats.
+// demoted lowers every record by two levels: what upstream calls an error is one failed attempt of something that it
+// repeats, and what it says in passing is less than our debug output.
 type demoted struct{ slog.Handler }
 
-const demotion = 4
+const demotion = slog.LevelError - slog.LevelInfo
 
 func (d demoted) Enabled(ctx context.Context, level slog.Level) bool {
 	return d.Handler.Enabled(ctx, level-demotion)

@@ -1,0 +1,194 @@
+package controllers
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/quota/v1/generic"
+	"k8s.io/client-go/metadata"
+	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/pkg/controller"
+	"k8s.io/kubernetes/pkg/controller/clusterroleaggregation"
+	"k8s.io/kubernetes/pkg/controller/garbagecollector"
+	"k8s.io/kubernetes/pkg/controller/namespace"
+	"k8s.io/kubernetes/pkg/controller/resourcequota"
+	"k8s.io/kubernetes/pkg/controller/servicecidrs"
+	"k8s.io/kubernetes/pkg/controller/ttlafterfinished"
+	"k8s.io/kubernetes/pkg/controller/volume/pvcprotection"
+	"k8s.io/kubernetes/pkg/controller/volume/pvprotection"
+	kubeoptions "k8s.io/kubernetes/pkg/kubeapiserver/options"
+	quotainstall "k8s.io/kubernetes/pkg/quota/v1/install"
+	ipallocation "k8s.io/kubernetes/pkg/registry/core/service/ipallocator/controller"
+	portallocation "k8s.io/kubernetes/pkg/registry/core/service/portallocator/controller"
+
+	apimeta "k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// repairPeriod is how often allocated addresses and ports are compared with the Services that hold them.
+const repairPeriod = 3 * time.Minute
+
+// quotaPeriod is how often all quota is counted anew.
+const quotaPeriod = 5 * time.Minute
+
+// named is a controller and its service account.
+type named struct {
+	name  string
+	build build
+}
+
+// standing run in every cluster.
+var standing = []named{
+	{"generic-garbage-collector", garbage},
+	{"namespace-controller", namespaces},
+	{"service-account-controller", accounts},
+	{"tokens-controller", accountTokens},
+	{"root-ca-cert-publisher", rootCA},
+	{"resourcequota-controller", quota},
+	{"certificate-controller", certificates},
+	{"clusterrole-aggregation-controller", clusterRoles},
+	{"pvc-protection-controller", claimProtection},
+	{"pv-protection-controller", volumeProtection},
+	{"ttl-after-finished-controller", finishedJobs},
+	{"service-cidrs-controller", serviceRanges},
+	{"service-repair", serviceRepair},
+}
+
+func garbage(ctx context.Context, e *environment, name string) (runner, error) {
+	client, err := e.clientOf(name)
+	if err != nil {
+		return nil, err
+	}
+	metadataClient, err := metadata.NewForConfig(e.config(name))
+	if err != nil {
+		return nil, err
+	}
+	ignored := map[apimeta.GroupResource]struct{}{}
+	for resource := range garbagecollector.DefaultIgnoredResources() {
+		ignored[resource] = struct{}{}
+	}
+	graph := garbagecollector.NewDependencyGraphBuilder(ctx, metadataClient, e.mapper, ignored, e.any, e.started)
+	collector, err := garbagecollector.NewComposedGarbageCollector(ctx, client, metadataClient, e.mapper, graph)
+	if err != nil {
+		return nil, err
+	}
+	return concurrently(
+		func(ctx context.Context) { collector.Run(ctx, workers, discoveryPeriod) },
+		func(ctx context.Context) { collector.Sync(ctx, client.Discovery(), discoveryPeriod) },
+	), nil
+}
+
+func namespaces(ctx context.Context, e *environment, name string) (runner, error) {
+	client, err := e.clientOf(name)
+	if err != nil {
+		return nil, err
+	}
+	metadataClient, err := metadata.NewForConfig(e.config(name))
+	if err != nil {
+		return nil, err
+	}
+	c := namespace.NewNamespaceController(ctx, client, metadataClient, client.Discovery().ServerPreferredNamespacedResources,
+		e.informers.Core().V1().Namespaces(), quotaPeriod, corev1.FinalizerKubernetes)
+	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
+}
+
+func quota(ctx context.Context, e *environment, name string) (runner, error) {
+	client, err := e.clientOf(name)
+	if err != nil {
+		return nil, err
+	}
+	configuration, err := quotainstall.NewQuotaConfigurationForControllers(generic.ListerFuncForResourceFunc(e.informers.ForResource), e.informers)
+	if err != nil {
+		return nil, err
+	}
+	discover := client.Discovery().ServerPreferredNamespacedResources
+	c, err := resourcequota.NewController(ctx, &resourcequota.ControllerOptions{
+		QuotaClient:               client.CoreV1(),
+		ResourceQuotaInformer:     e.informers.Core().V1().ResourceQuotas(),
+		ResyncPeriod:              controller.StaticResyncPeriodFunc(quotaPeriod),
+		InformerFactory:           e.any,
+		ReplenishmentResyncPeriod: controller.NoResyncPeriodFunc,
+		DiscoveryFunc:             discover,
+		IgnoredResourcesFunc:      configuration.IgnoredResources,
+		InformersStarted:          e.started,
+		Registry:                  generic.NewRegistry(configuration.Evaluators()),
+		UpdateFilter:              quotainstall.DefaultUpdateFilter(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return concurrently(
+		func(ctx context.Context) { c.Run(ctx, workers) },
+		func(ctx context.Context) { c.Sync(ctx, discover, discoveryPeriod) },
+	), nil
+}
+
+func clusterRoles(_ context.Context, e *environment, name string) (runner, error) {
+	client, err := e.clientOf(name)
+	if err != nil {
+		return nil, err
+	}
+	c := clusterroleaggregation.NewClusterRoleAggregation(e.informers.Rbac().V1().ClusterRoles(), client.RbacV1())
+	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
+}
+
+func claimProtection(ctx context.Context, e *environment, name string) (runner, error) {
+	client, err := e.clientOf(name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := pvcprotection.NewPVCProtectionController(klog.FromContext(ctx),
+		e.informers.Core().V1().PersistentVolumeClaims(), e.informers.Core().V1().Pods(), client)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
+}
+
+func volumeProtection(ctx context.Context, e *environment, name string) (runner, error) {
+	client, err := e.clientOf(name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := pvprotection.NewPVProtectionController(klog.FromContext(ctx), e.informers.Core().V1().PersistentVolumes(), client)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
+}
+
+func finishedJobs(ctx context.Context, e *environment, name string) (runner, error) {
+	client, err := e.clientOf(name)
+	if err != nil {
+		return nil, err
+	}
+	c := ttlafterfinished.New(ctx, e.informers.Batch().V1().Jobs(), client)
+	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
+}
+
+func serviceRanges(ctx context.Context, e *environment, name string) (runner, error) {
+	client, err := e.clientOf(name)
+	if err != nil {
+		return nil, err
+	}
+	c := servicecidrs.NewController(ctx, e.informers.Networking().V1().ServiceCIDRs(), e.informers.Networking().V1().IPAddresses(), client)
+	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
+}
+
+// serviceRepair gives back addresses and ports that a request took and a crash left without a Service. Upstream runs it
+// in every API server; it has no role of its own and uses the privileged client.
+func serviceRepair(_ context.Context, e *environment, _ string) (runner, error) {
+	addresses := ipallocation.NewRepairIPAddress(repairPeriod, e.client, e.informers.Core().V1().Services(),
+		e.informers.Networking().V1().ServiceCIDRs(), e.informers.Networking().V1().IPAddresses())
+	ports := portallocation.NewRepair(repairPeriod, e.client.CoreV1(), e.client.EventsV1(), kubeoptions.DefaultServiceNodePortRange, e.NodePorts)
+	return concurrently(untilDone(addresses.RunUntil), untilDone(ports.RunUntil)), nil
+}
+
+// untilDone adapts upstream's repair loops, which take a stop channel and a function to call after the first success.
+func untilDone(run func(func(), chan struct{})) runner {
+	return func(ctx context.Context) {
+		stop := make(chan struct{})
+		defer context.AfterFunc(ctx, func() { close(stop) })()
+		run(func() {}, stop)
+	}
+}
