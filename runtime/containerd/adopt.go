@@ -54,6 +54,10 @@ func (e *Engine) adopt(ctx context.Context) error {
 	if err := e.refresh(ctx); err != nil {
 		return err
 	}
+	// Containers before sandboxes, whose shims are needed to end them.
+	if err := e.sweepContainers(ctx); err != nil {
+		return err
+	}
 	if err := e.loadSandboxes(ctx); err != nil {
 		return err
 	}
@@ -122,13 +126,9 @@ func (c *container) wasStarted() bool {
 	return !c.started.IsZero()
 }
 
-// sweep removes what lies in our namespace, folders and cgroups and belongs to
-// no container or sandbox that we know: the rests of a peer that was killed in
-// the middle, and everything of before a reboot.
+// sweep removes containers without a sandbox and cgroups without either: the
+// rests of a peer that was killed in the middle.
 func (e *Engine) sweep(ctx context.Context) error {
-	if err := e.sweepContainers(ctx); err != nil {
-		return err
-	}
 	for id, c := range e.containers {
 		if e.sandboxes[c.PodUID] == nil {
 			e.logger.Info("container without a sandbox, removing it", "container", id, "pod", c.PodUID)
@@ -140,6 +140,9 @@ func (e *Engine) sweep(ctx context.Context) error {
 	return e.sweepCgroups(e.cgroups.root)
 }
 
+// sweepContainers removes what lies in our namespace of containerd and in our
+// folders and belongs to no container that we know, for instance everything of
+// before a reboot.
 func (e *Engine) sweepContainers(ctx context.Context) error {
 	var orphans []string
 	entries, err := os.ReadDir(e.containerFolder(""))

@@ -57,8 +57,9 @@ func openCgroups(root string) (*cgroupTree, error) {
 	}
 	for _, entry := range entries {
 		path := filepath.Join(cgroupMount, entry.Name())
-		if err := unix.Statfs(path, &info); err != nil || info.Type != unix.CGROUP_SUPER_MAGIC {
-			continue // a symlink to another one, or the empty v2 mount
+		// An empty v2 mount beside v1 counts too: runtimes make folders in it.
+		if err := unix.Statfs(path, &info); err != nil || (info.Type != unix.CGROUP_SUPER_MAGIC && info.Type != unix.CGROUP2_SUPER_MAGIC) {
+			continue
 		}
 		if entry.Type()&fs.ModeSymlink == 0 {
 			t.hierarchies = append(t.hierarchies, path)

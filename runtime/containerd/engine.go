@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -61,6 +62,11 @@ var _ pods.Engine = (*Engine)(nil)
 // pods.ErrUnavailable when containerd does not answer.
 func Open(ctx context.Context, config Config) (*Engine, error) {
 	if err := config.complete(); err != nil {
+		return nil, err
+	}
+	// The client's own logger tells of every refused request of a pull, which is
+	// no news: the error says it.
+	if err := log.SetLevel("error"); err != nil {
 		return nil, err
 	}
 	e := &Engine{

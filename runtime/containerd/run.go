@@ -253,7 +253,11 @@ func (e *Engine) endCreated(c *container) (done bool, err error) {
 func (e *Engine) signal(ctx context.Context, c *container, signal unix.Signal) error {
 	_, err := e.tasks.Kill(ctx, &tasksapi.KillRequest{ContainerID: c.ID, Signal: uint32(signal)})
 	err = errgrpc.ToNative(err)
-	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) || (err != nil && strings.Contains(err.Error(), "process already finished")) {
+	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
+		return nil
+	}
+	// From the runtime and of a shim that was killed; they come as text.
+	if err != nil && (strings.Contains(err.Error(), "process already finished") || strings.Contains(err.Error(), "ttrpc: closed")) {
 		return nil
 	}
 	if err != nil {

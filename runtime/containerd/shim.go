@@ -94,7 +94,7 @@ func (e *Engine) startShim(ctx context.Context, s *sandbox) error {
 
 	command := exec.Command(e.config.Shim, "-namespace", e.config.Namespace, "-id", s.PodUID, "-address", e.config.Socket)
 	command.Dir = s.folder
-	command.Env = append(os.Environ(), "TTRPC_ADDRESS="+e.config.Socket+".ttrpc", "GRPC_ADDRESS="+e.config.Socket, "SHOAL_SHIM=stderr")
+	command.Env = append(os.Environ(), "TTRPC_ADDRESS="+e.config.Socket+".ttrpc", "GRPC_ADDRESS="+e.config.Socket, "SHOAL_SHIM_OWNER="+s.PodUID)
 	command.ExtraFiles = []*os.File{socket} // becomes descriptor 3, where a shim looks for its socket
 	command.Stdout, command.Stderr = logFile, logFile
 	// A session of its own: a Ctrl-C for the peer is not for the pods.

@@ -16,7 +16,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	continuityfs "github.com/containerd/continuity/fs"
 	"github.com/moby/sys/user"
-
 )
 
 // userFiles are an image's /etc/passwd and /etc/group; nil where it has none.
@@ -81,4 +80,3 @@ func specUser(_ context.Context, s *oci.Spec, in specInput) error {
 	s.Process.User.AdditionalGids = slices.Compact(groups)
 	return nil
 }
-

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // Main runs the shim for the command line in os.Args and exits.
@@ -38,12 +39,13 @@ func Main() {
 	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"), func(c *shim.Config) {
 		// Started by the peer itself, standard error is a file. containerd gives
 		// a FIFO named log instead.
-		c.NoSetupLogger = os.Getenv(StderrEnv) == "stderr"
+		c.NoSetupLogger = os.Getenv(OwnerEnv) != ""
 	})
 }
 
-// StderrEnv is the variable that tells the shim to log to standard error.
-const StderrEnv = "SHOAL_SHIM"
+// OwnerEnv is the variable that tells the shim that the peer started it, for a
+// sandbox: it holds the sandbox's ID, the only one whose shutdown counts.
+const OwnerEnv = "SHOAL_SHIM_OWNER"
 
 func newService(ic *plugin.InitContext) (any, error) {
 	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
@@ -59,13 +61,14 @@ func newService(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &service{TTRPCTaskService: inner, recorder: recorder}, nil
+	return &service{TTRPCTaskService: inner, recorder: recorder, owner: os.Getenv(OwnerEnv)}, nil
 }
 
 // service adds logs and exit records to the shim's task service.
 type service struct {
 	taskapi.TTRPCTaskService
 	recorder *recorder
+	owner    string // "" when containerd started the shim
 }
 
 // RegisterTTRPC makes the service reachable; the shim calls it.
@@ -94,6 +97,15 @@ func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	}
 	output.drain()
 	return response, nil
+}
+
+// Shutdown ends the shim. containerd asks for it after each container; one that
+// belongs to a sandbox stays, because the pod's next container needs it.
+func (s *service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	if s.owner != "" && r.ID != s.owner {
+		return &emptypb.Empty{}, nil
+	}
+	return s.TTRPCTaskService.Shutdown(ctx, r)
 }
 
 // Delete forgets the container.
