@@ -267,29 +267,46 @@ var upstreamTests = []upstreamTest{
 	}},
 }
 
-// TestUpstream runs upstream's suite on one shard and across several.
+// TestUpstream runs upstream's suite on one shard, across several, and from a peer
+// that holds no replica of them.
 func TestUpstream(t *testing.T) {
 	for _, top := range []topology{oneShard, severalShards} {
 		t.Run(top.name, func(t *testing.T) {
-			shared := sharedHost(t, top)
-			for _, test := range upstreamTests {
-				if test.onlyOne != "" && len(top.all) > 1 {
-					t.Logf("left out on %s: %s: %s", top.name, test.name, test.onlyOne)
-					continue
-				}
-				t.Run(test.name, func(t *testing.T) {
-					if test.waits {
-						t.Parallel() // not possible where a feature gate is set
-					} else {
-						featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, test.unsafeDelete)
-					}
-					e := upstreamEnv{t: t, host: shared, top: top}
-					if test.ownHost {
-						e.host = compactableHost(t, top)
-					}
-					test.run(t.Context(), t, e)
-				})
+			runUpstream(t, sharedHost(t, top), top, func(t *testing.T) *consensus.Host { return compactableHost(t, top) })
+		})
+	}
+	t.Run("without a replica", func(t *testing.T) {
+		_, without := twoPeers(t)
+		runUpstream(t, without, severalShards, nil)
+	})
+}
+
+// runUpstream runs the suite on a host. Tests that compact get one from compactable;
+// without it they are left out.
+func runUpstream(t *testing.T, host *consensus.Host, top topology, compactable func(*testing.T) *consensus.Host) {
+	for _, test := range upstreamTests {
+		leftOut := ""
+		switch {
+		case test.onlyOne != "" && len(top.all) > 1:
+			leftOut = test.onlyOne
+		case test.ownHost && compactable == nil:
+			leftOut = "its compaction has to see the replica"
+		}
+		if leftOut != "" {
+			t.Logf("left out: %s: %s", test.name, leftOut)
+			continue
+		}
+		t.Run(test.name, func(t *testing.T) {
+			if test.waits {
+				t.Parallel() // not possible where a feature gate is set
+			} else {
+				featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, test.unsafeDelete)
 			}
+			e := upstreamEnv{t: t, host: host, top: top}
+			if test.ownHost {
+				e.host = compactable(t)
+			}
+			test.run(t.Context(), t, e)
 		})
 	}
 }
