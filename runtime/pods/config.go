@@ -22,10 +22,16 @@ type Network interface {
 	Existing(ctx context.Context) (map[types.UID][]netip.Addr, error)
 }
 
+// EvictError is an error of Volumes.Prepare that ends the pod: it uses more than it may.
+type EvictError struct{ Message string }
+
+func (e *EvictError) Error() string { return e.Message }
+
 // Volumes makes the volumes of pods. runtime/volumes implements it on real files, podstest without any.
 type Volumes interface {
 	// Prepare makes every volume of the pod, or brings the content of existing ones up to date. again is when it wants to be
-	// called next (a token to renew, content to refresh); zero means never. Optional sources may be missing.
+	// called next (a token to renew, content to refresh); zero means never. Optional sources may be missing. An *EvictError ends the
+	// pod; after any other error it is called again.
 	Prepare(ctx context.Context, pod *corev1.Pod) (again time.Time, err error)
 	// Mounts returns what one container sees of the pod's volumes. env is its resolved environment (subPathExpr).
 	Mounts(ctx context.Context, pod *corev1.Pod, container *corev1.Container, env []EnvVar) ([]Mount, []Device, error)

@@ -165,11 +165,15 @@ func (w *worker) attachNetwork(ctx context.Context, pod *corev1.Pod, sandbox *Sa
 
 func (w *worker) prepareVolumes(ctx context.Context, pod *corev1.Pod) (effect, error) {
 	again, err := w.agent.cfg.Volumes.Prepare(ctx, pod)
+	var evict *EvictError
+	if errors.As(err, &evict) {
+		return func(s *PodState) { s.Evicted = &End{Reason: "Evicted", Message: evict.Message} }, nil
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			w.warn(pod, "", "FailedMount", err.Error())
 		}
-		return func(*PodState) {}, err
+		return nil, err
 	}
 	return func(s *PodState) { s.Volumes, w.refreshAt = true, again }, nil
 }

@@ -93,6 +93,22 @@ func (l *Ledger) Claim(claims []Claim, now time.Time) []Answer {
 	return answers
 }
 
+// Held lists what counts against the capacity now: the claims of running pods and the grants that still stand.
+func (l *Ledger) Held(now time.Time) []Claim {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := make([]Claim, 0, len(l.load.Running)+len(l.load.Granted))
+	for _, claim := range l.load.Running {
+		held = append(held, claim)
+	}
+	for uid, grant := range l.load.Granted {
+		if _, runs := l.load.Running[uid]; !runs && now.Sub(grant.At) < GrantTTL {
+			held = append(held, grant.Claim)
+		}
+	}
+	return held
+}
+
 // ServeHTTP answers POST with a JSON array of Claim by a JSON array of Answer, in the same order. Who may ask is the caller's business.
 func (l *Ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {

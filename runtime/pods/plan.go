@@ -61,8 +61,12 @@ func cloneMap[K comparable, V any](m map[K]V) map[K]V {
 	return maps.Clone(m)
 }
 
-// checkDeadline ends a pod that was active for longer than it may be.
+// checkDeadline ends a pod that is to be evicted or was active for longer than it may be.
 func (p *planner) checkDeadline() {
+	if p.state.Evicted != nil && p.rec.End == nil {
+		p.rec.End = p.state.Evicted
+		p.notice("", corev1.EventTypeWarning, p.rec.End.Reason, p.rec.End.Message)
+	}
 	limit := p.pod.Spec.ActiveDeadlineSeconds
 	start := p.startTime()
 	if limit == nil || p.rec.End != nil || !p.state.Bound || terminal(p.rec.Status.Phase) {

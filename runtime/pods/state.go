@@ -33,6 +33,8 @@ type PodState struct {
 	InFlight map[Key]bool
 	// Failures holds the last failure of actions that did not succeed since.
 	Failures map[Key]Failure
+	// Evicted is why the pod must end though nobody deleted it.
+	Evicted *End
 	// TornDown says that sandbox, network and volumes are gone and nothing will come back.
 	TornDown bool
 	// Deleted says that the final delete was written.
