@@ -67,6 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		trouble:    map[uint64]string{},
 	}
 	h.clock.offset = cfg.Offset
+	h.leaders.changed = &h.changed
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)
 	if h.nh, err = openNodeHost(cfg, &transportFactory{cfg}, &h.leaders, raftEvents{h}); err != nil {

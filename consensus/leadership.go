@@ -9,8 +9,10 @@ import (
 
 // leaders follows who leads the shards of local replicas.
 type leaders struct {
-	mu     sync.Mutex
-	shards map[uint64]*leaderState
+	// changed wakes whoever acts on leaderships.
+	changed *signal
+	mu      sync.Mutex
+	shards  map[uint64]*leaderState
 }
 
 type leaderState struct {
@@ -39,11 +41,12 @@ func (l *leaders) get(shard uint64) (raftio.LeaderInfo, <-chan struct{}) {
 // LeaderUpdated is dragonboat's report.
 func (l *leaders) LeaderUpdated(info raftio.LeaderInfo) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	s := l.state(info.ShardID)
 	s.info = info
 	close(s.changed)
 	s.changed = make(chan struct{})
+	l.mu.Unlock()
+	l.changed.broadcast()
 }
 
 // forget drops the report of a replica that stopped.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,8 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"shoal/consensus"
+	"shoal/consensus/shardmap"
+	"shoal/consensus/store"
 )
 
 // Network joins peers in memory. The zero value is not usable: see NewNetwork.
@@ -228,4 +231,63 @@ func Found(t testing.TB, h *consensus.Host) {
 	if err := h.Found(ctx); err != nil {
 		t.Fatalf("found: %v", err)
 	}
+}
+
+// Place assigns a shard to exactly the wanted peers and waits until its group is so.
+// h must be one of them.
+func Place(t testing.TB, h *consensus.Host, shard uint64, want ...shardmap.Want) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for {
+		err := assign(ctx, h, shard, want)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("assign shard %d: %v", shard, err)
+		}
+	}
+	for !Settled(h, shard, want) {
+		if ctx.Err() != nil {
+			t.Fatalf("shard %d does not settle at %v: %+v", shard, want, h.Status())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func assign(ctx context.Context, h *consensus.Host, shard uint64, want []shardmap.Want) error {
+	kv, _, _, err := h.Get(ctx, consensus.MetaShard, shardmap.Key(shard), consensus.Linearizable)
+	if err != nil {
+		return err
+	}
+	a, err := shardmap.Decode(kv.Key, kv.Value)
+	if err != nil {
+		return err
+	}
+	res, err := h.Propose(ctx, consensus.MetaShard, store.Transaction{
+		Conditions: []store.Condition{{Key: kv.Key, Revision: kv.Mod}},
+		Ops:        []store.Op{{Key: kv.Key, Value: a.Place(want).Encode()}},
+	})
+	if err == nil && !res.OK {
+		return errors.New("the assignment changed meanwhile")
+	}
+	return err
+}
+
+// Settled says whether the shard's group has exactly the wanted members, as h, which
+// needs a replica, sees it.
+func Settled(h *consensus.Host, shard uint64, want []shardmap.Want) bool {
+	for _, s := range h.Status() {
+		if s.Shard != shard || !s.Local || len(s.Members) != len(want) {
+			continue
+		}
+		for _, m := range s.Members {
+			if !slices.Contains(want, shardmap.Want{Peer: m.Peer, Voter: m.Voter}) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
 }
