@@ -10,7 +10,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"shoal/consensus"
 	"shoal/consensus/store"
 )
 
@@ -60,9 +59,10 @@ func (e *ConflictError) Unwrap() []error {
 
 // proposal is the part of a transaction that goes to one shard.
 type proposal struct {
-	host  *consensus.Host
-	shard uint64
-	tx    store.Transaction
+	// storage is any of those whose objects are in the shard.
+	storage *Storage
+	shard   uint64
+	tx      store.Transaction
 	// owners are the storages of the keys in tx.Conditions.
 	owners map[string]*Storage
 	// writes are the ops' writes, nil for an op that only records something beside
@@ -116,10 +116,10 @@ func (t *Transaction) plan(ctx context.Context) ([]*proposal, error) {
 			}
 		}
 		p := &proposal{
-			host:   s.host,
-			shard:  shard,
-			owners: map[string]*Storage{},
-			result: ShardResult{Shard: shard},
+			storage: s,
+			shard:   shard,
+			owners:  map[string]*Storage{},
+			result:  ShardResult{Shard: shard},
 		}
 		proposals = append(proposals, p)
 		return p, nil
@@ -153,7 +153,7 @@ func (t *Transaction) plan(ctx context.Context) ([]*proposal, error) {
 
 // run asks the shard and notes the answer.
 func (p *proposal) run(ctx context.Context) {
-	result, err := p.host.Propose(ctx, p.shard, p.tx)
+	result, err := p.storage.propose(ctx, p.shard, p.tx)
 	if err != nil {
 		p.result.Err = apiError(err)
 		return

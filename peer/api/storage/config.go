@@ -26,6 +26,7 @@ const (
 	MaxObject = 1536 << 10
 
 	defaultBookmarkPeriod = time.Minute
+	defaultPatience       = 10 * time.Second
 	// defaultListers bounds how many lists without a limit are decoded at once.
 	defaultListers = 4
 )
@@ -68,6 +69,10 @@ type Config struct {
 	// BookmarkPeriod is how often a watch that allows bookmarks gets one. Default
 	// one minute, as upstream's watch cache.
 	BookmarkPeriod time.Duration
+	// Patience is how long one read or write of a shard is tried before the client
+	// is told what is wrong with the shard. It should be well below the API server's
+	// request timeout, which says only that there was one. Default 10 s.
+	Patience time.Duration
 	// Listers bounds unlimited lists over all resources that share it. Nil is a
 	// bound of this resource's own.
 	Listers Listers
@@ -106,6 +111,7 @@ type Storage struct {
 	keys           keyspace
 	resource       schema.GroupResource
 	bookmarkPeriod time.Duration
+	patience       time.Duration
 	listers        Listers
 	log            *slog.Logger
 	// markCorrupt makes values that cannot be read distinguishable, so that they
@@ -140,6 +146,9 @@ func New(c Config) (*Storage, error) {
 	if c.BookmarkPeriod == 0 {
 		c.BookmarkPeriod = defaultBookmarkPeriod
 	}
+	if c.Patience == 0 {
+		c.Patience = defaultPatience
+	}
 	if c.Listers == nil {
 		c.Listers = NewListers(defaultListers)
 	}
@@ -157,6 +166,7 @@ func New(c Config) (*Storage, error) {
 		keys:           keys,
 		resource:       c.GroupResource,
 		bookmarkPeriod: c.BookmarkPeriod,
+		patience:       c.Patience,
 		listers:        c.Listers,
 		log:            c.Logger.With("resource", c.GroupResource.String()),
 		markCorrupt:    utilfeature.DefaultFeatureGate.Enabled(features.AllowUnsafeMalformedObjectDeletion),
@@ -175,6 +185,36 @@ func (s *Storage) Versioner() kstorage.Versioner { return s.versioner }
 // storage is ready as soon as it exists, and a shard that cannot answer says so in
 // each answer.
 func (s *Storage) ReadinessCheck() error { return nil }
+
+// get reads one key of a shard.
+func (s *Storage) get(ctx context.Context, shard uint64, key string, level consensus.ReadLevel) (store.KV, store.Revision, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	kv, _, at, err := s.host.Get(ctx, shard, key, level)
+	return kv, at, err
+}
+
+// list reads keys of a shard.
+func (s *Storage) list(ctx context.Context, shard uint64, options consensus.ListOptions, level consensus.ReadLevel) (consensus.ListResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return s.host.List(ctx, shard, options, level)
+}
+
+// propose writes to a shard.
+func (s *Storage) propose(ctx context.Context, shard uint64, tx store.Transaction) (store.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return s.host.Propose(ctx, shard, tx)
+}
+
+// close makes a shard pass a revision.
+func (s *Storage) close(ctx context.Context, shard uint64, upTo store.Revision) error {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	_, err := s.host.Close(ctx, shard, upTo)
+	return err
+}
 
 // shardOf is the shard of a single object's stored key.
 func (s *Storage) shardOf(ctx context.Context, key string) (uint64, error) {

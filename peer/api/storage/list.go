@@ -91,7 +91,7 @@ func (s *Storage) listOne(ctx context.Context, key string, want wanted, sink *li
 	if err := s.reach(ctx, shard, want.exact); err != nil {
 		return 0, err
 	}
-	result, err := s.host.List(ctx, shard, consensus.ListOptions{Start: key, End: key + "\x00", At: onShard(shard, want.exact)}, s.level(shard, want.exact))
+	result, err := s.list(ctx, shard, consensus.ListOptions{Start: key, End: key + "\x00", At: onShard(shard, want.exact)}, s.level(shard, want.exact))
 	if err == nil && len(result.KVs) > 0 {
 		_, err = sink.add(ctx, result.KVs[0])
 	}
@@ -225,14 +225,14 @@ func (r *rangeReader) read(ctx context.Context, shard uint64) (consensus.ListRes
 	options := consensus.ListOptions{Prefix: r.prefix, Start: r.start, End: r.end, Limit: r.page}
 	switch {
 	case r.snap.loose:
-		return r.s.host.List(ctx, shard, options, consensus.Local)
+		return r.s.list(ctx, shard, options, consensus.Local)
 	case r.snap.rev != 0:
 		options.At = onShard(shard, r.snap.rev)
-		return r.s.host.List(ctx, shard, options, r.s.level(shard, r.snap.rev))
+		return r.s.list(ctx, shard, options, r.s.level(shard, r.snap.rev))
 	case !r.want.newest && (r.want.minimum == 0 || r.s.reached(shard, r.want.minimum)):
-		return r.s.host.List(ctx, shard, options, consensus.Local)
+		return r.s.list(ctx, shard, options, consensus.Local)
 	default:
-		return r.s.host.List(ctx, shard, options, consensus.Linearizable)
+		return r.s.list(ctx, shard, options, consensus.Linearizable)
 	}
 }
 

@@ -79,14 +79,14 @@ func (s *Storage) read(ctx context.Context, shard uint64, key string, minimum st
 	if !newest && (minimum == 0 || s.reached(shard, minimum)) {
 		level = consensus.Local
 	}
-	kv, _, at, err := s.host.Get(ctx, shard, key, level)
+	kv, at, err := s.get(ctx, shard, key, level)
 	if err != nil || closedThrough(at) >= minimum {
 		return kv, max(at, minimum), err
 	}
 	if err := s.reach(ctx, shard, minimum); err != nil {
 		return store.KV{}, 0, err
 	}
-	kv, _, at, err = s.host.Get(ctx, shard, key, consensus.Linearizable)
+	kv, at, err = s.get(ctx, shard, key, consensus.Linearizable)
 	return kv, max(at, minimum), err
 }
 
@@ -109,7 +109,7 @@ func (s *Storage) reach(ctx context.Context, shard uint64, rev store.Revision) e
 		if rev.Time().Sub(now.Time()) > futureWait {
 			return tooLarge(rev, now)
 		}
-		_, err := s.host.Close(ctx, shard, closeTarget(shard, rev))
+		err := s.close(ctx, shard, closeTarget(shard, rev))
 		if !errors.Is(err, consensus.ErrFuture) {
 			return err
 		}

@@ -52,7 +52,7 @@ func (s *Storage) confirmed(ctx context.Context, shards []uint64) (store.Revisio
 // barrier is the shard's revision, at or above every write to it that was
 // acknowledged before the call. It writes nothing.
 func (s *Storage) barrier(ctx context.Context, shard uint64) (store.Revision, error) {
-	_, _, at, err := s.host.Get(ctx, shard, s.keys.root(), consensus.Linearizable)
+	_, at, err := s.get(ctx, shard, s.keys.root(), consensus.Linearizable)
 	return at, err
 }
 
@@ -158,7 +158,7 @@ func (s *Storage) pinStale(ctx context.Context, shards []uint64) (snapshot, erro
 	}
 	lowest := s.host.Now()
 	for _, shard := range shards {
-		result, err := s.host.List(ctx, shard, consensus.ListOptions{Prefix: s.keys.root(), CountOnly: true}, consensus.Local)
+		result, err := s.list(ctx, shard, consensus.ListOptions{Prefix: s.keys.root(), CountOnly: true}, consensus.Local)
 		if err != nil {
 			return snapshot{}, errors.Join(err, fresh.Err())
 		}

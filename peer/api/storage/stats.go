@@ -50,7 +50,7 @@ func (s *Storage) measure(ctx context.Context, shard uint64) (count, bytes, samp
 		return count, bytes, count, nil
 	}
 	options := consensus.ListOptions{Prefix: s.keys.root(), CountOnly: !s.estimateSize.Load(), Limit: sampleSize}
-	result, err := s.host.List(ctx, shard, options, consensus.Local)
+	result, err := s.list(ctx, shard, options, consensus.Local)
 	for _, kv := range result.KVs {
 		bytes += int64(len(kv.Value))
 	}

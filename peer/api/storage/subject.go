@@ -105,7 +105,7 @@ func (sub *subject) refresh(ctx context.Context) error {
 	if err != nil {
 		return apiError(err)
 	}
-	kv, _, _, err := sub.s.host.Get(ctx, shard, sub.key, consensus.Linearizable)
+	kv, _, err := sub.s.get(ctx, shard, sub.key, consensus.Linearizable)
 	if err != nil {
 		return apiError(err)
 	}

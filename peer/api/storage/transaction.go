@@ -136,7 +136,7 @@ func (t *Transaction) state(ctx context.Context, s *Storage, key string) (store.
 	if _, here := s.host.Local(shard); here {
 		level = consensus.Local
 	}
-	kv, _, _, err := s.host.Get(ctx, shard, key, level)
+	kv, _, err := s.get(ctx, shard, key, level)
 	return kv, nil, err
 }
 

@@ -213,7 +213,7 @@ func (s *Storage) commit(ctx context.Context, w write, out runtime.Object) (outc
 		if err != nil {
 			return outcome{}, apiError(err)
 		}
-		result, err := s.host.Propose(ctx, shard, tx)
+		result, err := s.propose(ctx, shard, tx)
 		if err != nil {
 			return outcome{}, apiError(err)
 		}
