@@ -68,6 +68,7 @@ func newStoreServer(h *Host) (*storeServer, error) {
 	return s, nil
 }
 
+//nolint:revive // gRPC says where the context goes
 func handleCall(srv any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 	var c call
 	if err := decode(&c); err != nil {

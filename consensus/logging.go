@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -45,7 +46,7 @@ func (l *raftLogger) Panicf(format string, args ...any) {
 }
 
 func (l *raftLogger) debug(format string, args []any) {
-	if log := raftLog.Load(); log.Enabled(nil, slog.LevelDebug) { //nolint:staticcheck // no context here
+	if log := raftLog.Load(); log.Enabled(context.Background(), slog.LevelDebug) {
 		log.Debug(fmt.Sprintf(format, args...), "part", "raft/"+l.name)
 	}
 }

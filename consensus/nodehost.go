@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"os"
@@ -18,7 +17,7 @@ import (
 // workers (4 MB on disk at start, 34 goroutines for 33 groups).
 func openNodeHost(cfg Config, t *transportFactory, l raftio.IRaftEventListener, e raftio.ISystemEventListener) (nh *dragonboat.NodeHost, err error) {
 	cluster := fnv.New64a()
-	cluster.Write([]byte(cfg.ClusterID))
+	cluster.Write([]byte(cfg.ClusterID)) //nolint:errcheck // a hash never fails
 	logdb := config.GetSmallMemLogDBConfig()
 	engine := config.EngineConfig{ExecShards: 4, CommitShards: 2, ApplyShards: 4, SnapshotShards: 2, CloseShards: 2}
 	if cfg.Frugal {
@@ -58,7 +57,7 @@ func openNodeHost(cfg Config, t *transportFactory, l raftio.IRaftEventListener, 
 	if nh == nil {
 		// NewNodeHost recovers from panics that are no errors and then returns
 		// neither a host nor an error.
-		return nil, errors.Join(fmt.Errorf("start raft in %s failed without a reason", dir))
+		return nil, fmt.Errorf("start raft in %s: it failed without a reason", dir)
 	}
 	return nh, nil
 }

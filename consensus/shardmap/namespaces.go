@@ -37,8 +37,8 @@ func (m Map) ShardFor(namespace string) uint64 {
 
 func weight(namespace string, shard uint64) uint64 {
 	h := fnv.New64a()
-	h.Write([]byte(namespace))
-	h.Write(binary.BigEndian.AppendUint64(nil, shard))
+	h.Write([]byte(namespace))                         //nolint:errcheck // a hash never fails
+	h.Write(binary.BigEndian.AppendUint64(nil, shard)) //nolint:errcheck // a hash never fails
 	// FNV's low bits differ little between neighbouring shards: mix them once
 	// (the finaliser of MurmurHash3).
 	x := h.Sum64()
