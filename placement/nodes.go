@@ -175,17 +175,33 @@ func (v *View) Vanished() []string {
 func (v *View) NodesWithImage(name string) int { return v.imageNodes[name] }
 
 // SetUsage records what a node granted to pods of other shards. It replaces the last report.
+// Only a report that leaves more room than the last one marks the node: pods that fitted nowhere
+// may fit now.
 func (v *View) SetUsage(u NodeUsage) {
 	n := v.nodeEntry(u.Node)
-	n.Requested.Sub(n.foreign.Granted)
-	n.ScoredMilliCPU -= n.foreign.Granted.MilliCPU
-	n.ScoredMemory -= n.foreign.Granted.Memory
+	if u.freesAny(n.foreign) {
+		v.mark(KindNode, types.NamespacedName{Name: u.Node})
+	}
+	n.dropUsage()
 	n.foreign = u
 	n.Requested.Add(u.Granted)
 	n.ScoredMilliCPU += u.Granted.MilliCPU
 	n.ScoredMemory += u.Granted.Memory
-	v.mark(KindNode, types.NamespacedName{Name: u.Node})
 	v.forgetNode(n)
+}
+
+// freesAny tells whether u holds less of anything than an earlier report did.
+func (u NodeUsage) freesAny(before NodeUsage) bool {
+	a, b := u.Granted, before.Granted
+	if a.MilliCPU < b.MilliCPU || a.Memory < b.Memory || a.EphemeralStorage < b.EphemeralStorage || a.Pods < b.Pods {
+		return true
+	}
+	for name, amount := range b.Scalar {
+		if a.Scalar[name] < amount {
+			return true
+		}
+	}
+	return slices.ContainsFunc(before.Ports, func(p HostPort) bool { return !slices.Contains(u.Ports, p) })
 }
 
 func (v *View) nodeEntry(name string) *Node {
@@ -236,7 +252,7 @@ func (v *View) deleteNode(name string) {
 	v.forgetNode(n)
 }
 
-// dropUsage forgets the report of a node that is gone.
+// dropUsage takes the node's last report out of its sums.
 func (n *Node) dropUsage() {
 	n.Requested.Sub(n.foreign.Granted)
 	n.ScoredMilliCPU -= n.foreign.Granted.MilliCPU

@@ -156,6 +156,8 @@ func TestDirty(t *testing.T) {
 		{"lost node", func() { v.Upsert(lost) }, "[Deployment/default/web Node//n0 Service/default/front]"},
 		{"heartbeat", func() { v.Upsert(heartbeat) }, "[]"},
 		{"pod gone: room", func() { v.Delete(bound) }, "[Deployment/default/web Node//n0 Service/default/front]"},
+		{"others take room", func() { v.SetUsage(NodeUsage{Node: "n0", Granted: Resources{MilliCPU: 5, Pods: 1}}) }, "[]"},
+		{"others leave room", func() { v.SetUsage(NodeUsage{Node: "n0", Granted: Resources{MilliCPU: 3, Pods: 1}}) }, "[Node//n0]"},
 		{"unknown pod gone", func() { v.Delete(bound) }, "[]"},
 	}
 	for _, step := range steps {

@@ -214,9 +214,9 @@ func TestSlicesAreTrue(t *testing.T) {
 		for _, n := range []string{"a", "b"} {
 			w.Put(makeNode(n, "True"))
 		}
-		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+		for range rapid.IntRange(1, 10).Draw(t, "steps") {
 			for range rapid.IntRange(1, 60).Draw(t, "changes") {
-				i := rapid.IntRange(0, 250).Draw(t, "pod")
+				i := rapid.IntRange(0, 160).Draw(t, "pod")
 				if rapid.IntRange(0, 3).Draw(t, "gone") == 0 {
 					w.Remove(makePod(i, "a", true))
 				} else {
