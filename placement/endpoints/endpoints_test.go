@@ -205,6 +205,22 @@ func TestFewWrites(t *testing.T) {
 	}
 }
 
+// TestDoubledEndpointIsRepaired: whatever somebody wrote into our slices, each endpoint is there once.
+func TestDoubledEndpointIsRepaired(t *testing.T) {
+	w := world.New()
+	w.Put(makeService())
+	w.Put(makeNode("a", "True"))
+	w.Put(makePod(1, "a", true))
+	plan(t, w)
+	s := w.View.EndpointSlices.In("default")[0].DeepCopy()
+	s.Endpoints = append(s.Endpoints, s.Endpoints[0])
+	w.Put(s)
+	plan(t, w)
+	if got := shown(w); len(got) != 1 {
+		t.Errorf("got %v", got)
+	}
+}
+
 // TestSlicesAreTrue: after any history of changes the slices hold exactly the wanted endpoints,
 // each once, none over the limit, and planning again changes nothing.
 func TestSlicesAreTrue(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
 
@@ -69,8 +70,16 @@ func genCluster(t *rapid.T) (nodes []*corev1.Node, pods []*corev1.Pod) {
 	for i := range rapid.IntRange(0, 8).Draw(t, "nodes") {
 		nodes = append(nodes, genNode(t, fmt.Sprintf("n%d", i)))
 	}
-	for i := range rapid.IntRange(1, 20).Draw(t, "pods") {
-		pods = append(pods, genPod(t, fmt.Sprintf("p%02d", i)))
+	// Few templates, so that many pods are equal and share their answers.
+	var templates []*corev1.Pod
+	for range rapid.IntRange(1, 4).Draw(t, "templates") {
+		templates = append(templates, genPod(t, "template"))
+	}
+	for i := range rapid.IntRange(1, 24).Draw(t, "pods") {
+		p := templates[rapid.IntRange(0, len(templates)-1).Draw(t, "template")].DeepCopy()
+		p.Name = fmt.Sprintf("p%02d", i)
+		p.UID = types.UID("uid-" + p.Name)
+		pods = append(pods, p)
 	}
 	return nodes, pods
 }
