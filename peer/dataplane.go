@@ -1,5 +1,3 @@
-//go:build wip
-
 package peer
 
 import (
@@ -33,7 +31,9 @@ type dataPlane struct {
 	proxy  *vip.Proxy
 	names  *dns.Server
 	tunnel *tunnel.Tunnel
-	log    *slog.Logger
+	// selfChanged is called when this node's own object changes: somebody may have judged it, and it knows better.
+	selfChanged func()
+	log         *slog.Logger
 
 	queue *queue
 	nodes map[string]*corev1.Node
@@ -110,6 +110,9 @@ func (d *dataPlane) loop(ctx context.Context, feeds int) error {
 func (d *dataPlane) collect(c change, batch *services.Batch) bool {
 	switch o := c.Object.(type) {
 	case *corev1.Node:
+		if o.Name == d.self {
+			d.selfChanged()
+		}
 		if c.Gone {
 			delete(d.nodes, o.Name)
 		} else {
@@ -218,4 +221,13 @@ func tunnelPeer(node *corev1.Node) (tunnel.Peer, error) {
 		}, nil
 	}
 	return tunnel.Peer{}, fmt.Errorf("it has no %s", corev1.NodeInternalIP)
+}
+
+// runDataPlane serves until ctx ends.
+func (p *Peer) runDataPlane(ctx context.Context) error {
+	n := p.node
+	return (&dataPlane{
+		host: p.host, shards: p.dataShards, self: p.self.Name, key: p.self.WireGuard, source: n.podnet.Gateway(),
+		proxy: n.proxy, names: n.names, tunnel: n.tunnel, selfChanged: n.statusChanged, log: p.log,
+	}).Run(ctx)
 }

@@ -1,9 +1,9 @@
-//go:build wip
-
 package peer
 
 import (
 	"context"
+	"crypto"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"sync"
@@ -150,6 +150,16 @@ func (p *Peer) runControllers(ctx context.Context) {
 			return
 		case <-time.After(time.Second):
 		}
+	}
+}
+
+func (p *Peer) controllersConfig() controllers.Config {
+	cluster := p.self.Cluster
+	return controllers.Config{
+		Loopback: p.api.Loopback(), LoopbackAs: p.api.LoopbackAs, NodePorts: p.api.NodePorts(), RootCA: cluster.CAPEM(),
+		ServiceAccountKey: cluster.ServiceAccountKey,
+		SigningCA:         func() (*x509.Certificate, crypto.Signer, error) { return cluster.CA, cluster.CAKey(), nil },
+		Workloads:         true, Logger: p.log,
 	}
 }
 

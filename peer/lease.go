@@ -1,5 +1,3 @@
-//go:build wip
-
 package peer
 
 import (
@@ -7,8 +5,14 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"shoal/consensus"
 )
@@ -125,4 +129,43 @@ func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) 
 		table.renew(in.Node, now)
 		return leaseAnswer{Renewed: now}, nil
 	})
+}
+
+// leaseDuration is what Lease objects say: how long after its last renewal a node is taken for alive.
+const leaseDuration = 2 * time.Second
+
+// leases are the Lease objects of kube-node-lease. Nobody writes them: they are made from the meta leader's table when somebody reads.
+func (p *Peer) leases() []coordinationv1.Lease {
+	ctx, cancel := context.WithTimeout(context.Background(), renewTimeout)
+	defer cancel()
+	table, err := p.renewalTable(ctx)
+	if err != nil {
+		p.log.Debug("the leases could not be read", "error", err)
+		return nil
+	}
+	seconds := int32(leaseDuration / time.Second)
+	var leases []coordinationv1.Lease
+	for node, renewed := range table {
+		leases = append(leases, coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: node},
+			Spec: coordinationv1.LeaseSpec{
+				HolderIdentity: &node, LeaseDurationSeconds: &seconds, RenewTime: &metav1.MicroTime{Time: renewed},
+			},
+		})
+	}
+	slices.SortFunc(leases, func(a, b coordinationv1.Lease) int { return strings.Compare(a.Name, b.Name) })
+	return leases
+}
+
+// renewalTable asks the meta leader, which may be this peer.
+func (p *Peer) renewalTable(ctx context.Context) (map[string]time.Time, error) {
+	status, err := p.host.Where(ctx, consensus.MetaShard)
+	if err != nil {
+		return nil, err
+	}
+	if status.Leader == p.self.ID {
+		return p.renewals.snapshot(), nil
+	}
+	var table map[string]time.Time
+	return table, p.nodes.post(ctx, status.Leader, leasePath+"/all", struct{}{}, &table)
 }

@@ -1,5 +1,3 @@
-//go:build wip
-
 package peer
 
 import (
@@ -7,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
@@ -28,7 +27,9 @@ import (
 	"shoal/mesh/vip"
 	"shoal/runtime/containerd"
 	"shoal/runtime/containerd/shimbin"
+	"shoal/runtime/kubelet"
 	"shoal/runtime/pods"
+	"shoal/runtime/stats"
 	"shoal/runtime/volumes"
 )
 
@@ -44,20 +45,24 @@ var errNoRange = errors.New("no pod range is left")
 
 // node is this host as a Kubernetes Node: its containers, its network and its share of the store's pods.
 type node struct {
-	peer   *Peer
-	log    *slog.Logger
-	daemon *containerd.Daemon // nil with a system containerd
-	engine *containerd.Engine
-	ledger *pods.Ledger
-	agent  *pods.Agent
-	podnet *podnet.Network
-	tunnel *tunnel.Tunnel
-	proxy  *vip.Proxy
-	names  *dns.Server
-	pods   netip.Prefix // this node's range
+	peer    *Peer
+	log     *slog.Logger
+	daemon  *containerd.Daemon // nil with a system containerd
+	engine  *containerd.Engine
+	ledger  *pods.Ledger
+	agent   *pods.Agent
+	podnet  *podnet.Network
+	tunnel  *tunnel.Tunnel
+	proxy   *vip.Proxy
+	names   *dns.Server
+	stats   *stats.Node
+	kubelet *kubelet.Server
+	pods    netip.Prefix // this node's range
 
 	client atomic.Pointer[kubernetes.Clientset] // as system:node:<name>; nil until the API serves
 	events atomic.Pointer[record.EventRecorder]
+
+	changed chan struct{} // the Node's status should be looked at
 
 	lock  sync.Mutex
 	bound map[types.UID]*corev1.Pod // bound to this node, as the store has them
@@ -67,7 +72,7 @@ type node struct {
 // openNode opens the host's parts, the slow ones at once. Nothing runs yet.
 func (p *Peer) openNode(ctx context.Context) (*node, error) {
 	n := &node{
-		peer: p, log: p.log, ledger: pods.NewLedger(),
+		peer: p, log: p.log, ledger: pods.NewLedger(), changed: make(chan struct{}, 1),
 		bound: map[types.UID]*corev1.Pod{}, ports: map[types.UID]bool{},
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -123,7 +128,7 @@ func (n *node) openNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.podnet, err = podnet.Open(ctx, podnet.Config{Bridge: bridgeName, PodCIDR: n.pods, ClusterCIDR: cluster.ClusterCIDR, Logger: n.log})
+	n.podnet, err = podnet.Open(ctx, podnet.Config{PodCIDR: n.pods, ClusterCIDR: cluster.ClusterCIDR, Logger: n.log})
 	if err != nil {
 		return err
 	}
@@ -144,7 +149,7 @@ func (n *node) openNetwork(ctx context.Context) error {
 
 func (n *node) openAgent() error {
 	dir := filepath.Join(n.peer.cfg.DataDir, "node")
-	vols, err := volumes.New(volumes.Config{Dir: dir, Objects: n.objects(), NodeName: n.peer.self.Name, Logger: n.log})
+	vols, err := volumes.New(volumes.Config{Dir: filepath.Join(dir, "volumes"), Objects: n.objects(), Allocatable: n.allocatable, Logger: n.log})
 	if err != nil {
 		return err
 	}
@@ -153,11 +158,31 @@ func (n *node) openAgent() error {
 		NodeName: n.peer.self.Name, HostIPs: []netip.Addr{n.peer.advertise}, DataDir: dir,
 		Allocatable: n.allocatable, Logger: n.log,
 	})
+	if err != nil {
+		return err
+	}
 	n.ledger.OnGrant = func(claim pods.Claim) {
 		if claim.Pod != nil {
 			n.agent.Prepare(claim.Pod)
 		}
 	}
+	n.stats, err = stats.New(stats.Config{
+		Engine: n.engine, NodeName: n.peer.self.Name, DataDir: n.peer.cfg.DataDir, Pods: n.agent.Pods,
+		VolumeUsage: vols.Usage, LogDir: n.agent.LogDir, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.kubelet, err = kubelet.New(kubelet.Config{
+		Agent: n.agent, Streams: n.engine, Stats: n.stats, Logger: n.log,
+		// The port has proved that the caller is a peer of this cluster; whom it acts for, its API has authorised.
+		Authorize: func(r *http.Request) error {
+			if callerOf(r) == "" {
+				return errors.New("only peers may call")
+			}
+			return nil
+		},
+	})
 	return err
 }
 
@@ -187,8 +212,11 @@ func (n *node) close() error {
 	if n.daemon != nil {
 		failed = append(failed, n.daemon.Close(false))
 	}
-	if n.tunnel != nil && n.tunnel.Userspace() {
-		failed = append(failed, n.tunnel.Close())
+	if n.tunnel != nil {
+		// A userspace tunnel ends with this process anyway; the kernel's stays.
+		if status, err := n.tunnel.Status(); err == nil && status.Userspace {
+			failed = append(failed, n.tunnel.Close())
+		}
 	}
 	return errors.Join(failed...)
 }

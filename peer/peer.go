@@ -1,5 +1,3 @@
-//go:build wip
-
 // Package peer is one peer: it wires consensus, placement, runtime and mesh together and serves the Kubernetes API over them.
 //
 // It is the only package that knows all four. What is decided, is decided below it in pure packages; what is done, is done by the
@@ -19,6 +17,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -54,6 +53,8 @@ type Peer struct {
 	renewals  *renewals
 	nodes     *nodeClient
 	leave     context.CancelFunc
+	serving   atomic.Bool // node and API are there
+	gone      atomic.Bool // left the cluster
 }
 
 // Run founds, joins or resumes, as the data folder and the addresses say, and serves until ctx ends. It returns nil after an orderly
@@ -101,7 +102,11 @@ func (p *Peer) run(ctx context.Context, socket net.Listener) error {
 	}
 	err = errors.Join(err, p.close())
 	endOuter()
-	return errors.Join(err, base.Wait())
+	err = errors.Join(err, base.Wait())
+	if err == nil && p.gone.Load() {
+		return identity.Forget(p.cfg.DataDir)
+	}
+	return err
 }
 
 // open brings up what everything else stands on: port, gossip and store.
@@ -180,7 +185,7 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 	if err := p.register(ctx); err != nil {
 		return err
 	}
-	node, err := p.openNode(ctx, group)
+	node, err := p.openNode(ctx)
 	if err != nil {
 		return err
 	}
@@ -188,6 +193,7 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 	if err := p.serveAPI(ctx, group); err != nil {
 		return err
 	}
+	p.serving.Store(true)
 	group.Go(func() error { return p.serveNode(ctx) })
 	group.Go(func() error { return p.serveJoin(ctx) })
 	group.Go(func() error { return node.Run(ctx) })

@@ -1,5 +1,3 @@
-//go:build wip
-
 package peer
 
 import (
@@ -17,7 +15,6 @@ import (
 
 	"shoal/consensus"
 	"shoal/peer/api"
-	"shoal/peer/api/storage"
 	"shoal/placement"
 	"shoal/runtime/pods"
 )
@@ -29,7 +26,7 @@ const serviceKubelet = "shoal/kubelet"
 func (p *Peer) serveAPI(ctx context.Context, group *errgroup.Group) error {
 	cluster := p.self.Cluster
 	server, err := api.New(ctx, api.Config{
-		Storage:  storage.NewDecorator(storage.DecoratorConfig{Host: p.host, Logger: p.log}),
+		Host:     p.host,
 		PeerName: p.self.Name, AdvertiseAddress: p.endpoint(), ServiceCIDR: cluster.ServiceCIDR,
 		ClientCA: cluster.CAPEM(), ServiceAccountKey: cluster.ServiceAccountKey, EncryptionKey: cluster.EncryptionKey,
 		KubeletDial: p.dialKubelet, NodeLeases: p.leases, AuditLog: filepath.Join(p.cfg.DataDir, "audit.log"), Logger: p.log,
@@ -80,12 +77,18 @@ func (p *Peer) serveNode(ctx context.Context) error {
 	mux.Handle("POST "+leasePath, leaseHandler(p.renewals, p.leadsMeta, func(r *http.Request) string {
 		return p.nameOf(callerOf(r))
 	}))
+	mux.Handle("POST "+leasePath+"/all", answerJSON(func(*http.Request, struct{}) (map[string]time.Time, error) {
+		if !p.leadsMeta() {
+			return nil, errNotMetaLeader
+		}
+		return p.renewals.snapshot(), nil
+	}))
 	group.Go(func() error { return serveHTTP(ctx, listener, mux, p.log) })
 	kubelet, err := p.link.Listen(serviceKubelet)
 	if err != nil {
 		return err
 	}
-	group.Go(func() error { return serveHTTP(ctx, kubelet, p.node.kubelet(), p.log) })
+	group.Go(func() error { return serveHTTP(ctx, kubelet, p.node.kubelet, p.log) })
 	renewer := &renewer{
 		host: p.host, nodes: p.nodes, self: p.self.ID, node: p.self.Name, local: p.renewals,
 		fence: p.node.fence, unfence: p.node.agent.Unfence, log: p.log,
@@ -128,7 +131,7 @@ type claimAnswer struct {
 // claim answers as the ledger does.
 func (n *node) claim(ctx context.Context, request claimRequest) claimAnswer {
 	answer := claimAnswer{Answers: n.ledger.Claim(request.Claims, time.Now())}
-	for _, held := range n.ledger.Held() {
+	for _, held := range n.ledger.Held(time.Now()) {
 		shard, err := n.peer.directory.Locate(ctx, held.Namespace)
 		if err == nil && shard != request.Shard {
 			answer.Foreign = append(answer.Foreign, held)

@@ -135,6 +135,9 @@ func (c *Cluster) CAPool() *x509.CertPool {
 // CAPEM is the CA certificate in PEM, as kubeconfigs and pods carry it.
 func (c *Cluster) CAPEM() []byte { return encodeCertificate(c.CA.Raw) }
 
+// CAKey signs with the CA's key, for the controller that signs certificate requests.
+func (c *Cluster) CAKey() crypto.Signer { return c.caKey }
+
 // CAKeyPEM is the CA's private key in PEM (PKCS #8), for upstream's
 // certificate-signing controller.
 func (c *Cluster) CAKeyPEM() ([]byte, error) { return encodeKey(c.caKey) }
