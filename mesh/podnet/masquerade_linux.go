@@ -3,6 +3,7 @@ package podnet
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -12,13 +13,13 @@ import (
 
 // A packet from one of our pods to outside the cluster leaves with the node's address:
 //
-//	ip saddr <pod range> ip daddr != <cluster range> oifname != <bridge> masquerade fully-random
-func installMasquerade(b Bridge) error {
+//	ip saddr <pod range> ip daddr != <cluster range> masquerade fully-random
+func installMasquerade(n Node) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	table := masqueradeTable(b)
+	table := masqueradeTable()
 	conn.AddTable(table)
 	conn.DelTable(table) // whatever a predecessor left, gone in the same transaction
 	conn.AddTable(table)
@@ -26,12 +27,8 @@ func installMasquerade(b Bridge) error {
 		Table: table, Name: "postrouting", Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 	})
-	rule := append(inPrefix(sourceOffset, b.PodCIDR, expr.CmpOpEq), inPrefix(destinationOffset, b.ClusterCIDR, expr.CmpOpNeq)...)
-	rule = append(rule,
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: interfaceName(b.Name)},
-		&expr.Masq{FullyRandom: true},
-	)
+	rule := append(inPrefix(sourceOffset, n.PodCIDR, expr.CmpOpEq), inPrefix(destinationOffset, n.ClusterCIDR, expr.CmpOpNeq)...)
+	rule = append(rule, &expr.Masq{FullyRandom: true})
 	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule})
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("install masquerading (nftables table %s): %w", table.Name, err)
@@ -39,20 +36,20 @@ func installMasquerade(b Bridge) error {
 	return nil
 }
 
-func removeMasquerade(b Bridge) error {
+func removeMasquerade() error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	conn.DelTable(masqueradeTable(b))
+	conn.DelTable(masqueradeTable())
 	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove masquerading: %w", err)
 	}
 	return nil
 }
 
-func masqueradeTable(b Bridge) *nftables.Table {
-	return &nftables.Table{Name: "shoal-pods-" + b.Name, Family: nftables.TableFamilyIPv4}
+func masqueradeTable() *nftables.Table {
+	return &nftables.Table{Name: "shoal-pods", Family: nftables.TableFamilyIPv4}
 }
 
 // Offsets of the addresses in the IPv4 header.
@@ -66,14 +63,7 @@ func inPrefix(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
 	network := p.Masked().Addr().As4()
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: ipNet(p).Mask, Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: net.CIDRMask(p.Bits(), 32), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: op, Register: 1, Data: network[:]},
 	}
-}
-
-// interfaceName is a name as the kernel compares it: padded with zeros.
-func interfaceName(name string) []byte {
-	padded := make([]byte, unix.IFNAMSIZ)
-	copy(padded, name)
-	return padded
 }

@@ -1,8 +1,11 @@
-// Package podnet connects a node's pods: a bridge, a veth pair and an address for each.
+// Package podnet connects a node's pods: a veth pair and an address for each.
 //
-// Every pod has one address of the node's pod range, as a /32 with the node as its only neighbour, and the bridge's
-// ports are isolated from each other. So every packet between pods is routed by the node, also on one node: address
-// translation for Services and network policy see all of them, and a pod cannot pose as its neighbour's gateway.
+// There is no bridge. Every pod has one address of the node's pod range, as a /32 with the node as its only neighbour,
+// and the node has a route to it through the pod's own link. So every packet between pods is routed by the node, also
+// on one node: address translation for Services and network policy see all of them, and a pod can neither send from
+// another address than its own nor pose as somebody else's gateway. (With a bridge this would hang on br_netfilter,
+// which sends translated packets between two ports past the routing, and is switched for the whole host.)
+//
 // What stands is written on the links themselves (their alias), so a restarted peer adopts it.
 package podnet
 
@@ -27,20 +30,19 @@ type Attachment struct {
 	IP     netip.Addr
 }
 
-// Bridge is the node's end of all its pods.
-type Bridge struct {
-	Name        string       // interface name, at most 15 bytes
-	Gateway     netip.Prefix // the node's address, with the pod range's length
+// Node is the node's end of all its pods.
+type Node struct {
+	Gateway     netip.Addr // the node's own address in the pod network
 	PodCIDR     netip.Prefix
 	ClusterCIDR netip.Prefix // all nodes' pod ranges: what leaves it is masqueraded
-	MTU         int
+	MTU         int          // bytes
 }
 
 // Links is the kernel's side: the host's or a simulated one.
 type Links interface {
-	// Setup makes the bridge and what it needs (forwarding, masquerading), or completes what a predecessor left, and
-	// removes half-made attachments.
-	Setup(ctx context.Context, b Bridge) error
+	// Setup gives the node its address and what pods need (forwarding, masquerading), or completes what a predecessor
+	// left, and removes half-made attachments.
+	Setup(ctx context.Context, n Node) error
 	// Attach connects a pod; the namespace must not have an eth0 yet.
 	Attach(ctx context.Context, a Attachment) error
 	// Detach removes a pod's connection; one that does not exist is no error.
@@ -53,7 +55,6 @@ type Links interface {
 
 // Config is what Open needs.
 type Config struct {
-	Bridge      string       // interface name, unique in the network namespace
 	PodCIDR     netip.Prefix // this node's range; its first host address becomes the node's own
 	ClusterCIDR netip.Prefix
 	MTU         int   // bytes; 0 means DefaultMTU
@@ -64,7 +65,7 @@ type Config struct {
 // Network is the node's pods and their addresses.
 type Network struct {
 	links  Links
-	bridge Bridge
+	node   Node
 	logger *slog.Logger
 
 	mu   sync.Mutex
@@ -92,13 +93,12 @@ func Open(ctx context.Context, c Config) (*Network, error) {
 	}
 	n := &Network{
 		links: c.Links, logger: c.Logger, pool: pool, pods: map[string]netip.Addr{}, busy: map[string]chan struct{}{},
-		bridge: Bridge{
-			Name: c.Bridge, PodCIDR: pool.Prefix(), ClusterCIDR: c.ClusterCIDR.Masked(), MTU: c.MTU,
-			Gateway: netip.PrefixFrom(pool.Gateway(), pool.Prefix().Bits()),
+		node: Node{
+			Gateway: pool.Gateway(), PodCIDR: pool.Prefix(), ClusterCIDR: c.ClusterCIDR.Masked(), MTU: c.MTU,
 		},
 	}
-	if err := n.links.Setup(ctx, n.bridge); err != nil {
-		return nil, fmt.Errorf("set up pod network %s on %s: %w", n.bridge.PodCIDR, n.bridge.Name, err)
+	if err := n.links.Setup(ctx, n.node); err != nil {
+		return nil, fmt.Errorf("set up pod network %s: %w", n.node.PodCIDR, err)
 	}
 	if err := n.adopt(ctx); err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (n *Network) Attach(ctx context.Context, podUID, netns string) (netip.Addr,
 		return ip, err
 	}
 	if err := n.links.Attach(ctx, Attachment{PodUID: podUID, NetNS: netns, IP: ip}); err != nil {
-		err = fmt.Errorf("attach pod %s to %s: %w", podUID, n.bridge.Name, err)
+		err = fmt.Errorf("attach pod %s: %w", podUID, err)
 		if undo := n.links.Detach(context.WithoutCancel(ctx), podUID); undo != nil {
 			return netip.Addr{}, errors.Join(err, undo) // the address stays taken: the link may still use it
 		}
@@ -212,15 +212,15 @@ func (n *Network) Sweep(ctx context.Context, keep func(podUID string) bool) ([]s
 }
 
 // Gateway is the node's own address in the pod network.
-func (n *Network) Gateway() netip.Addr { return n.bridge.Gateway.Addr() }
+func (n *Network) Gateway() netip.Addr { return n.node.Gateway }
 
-// Close removes the bridge, every pod's connection and the masquerading: for a peer that leaves for good. A peer that
+// Close removes every pod's connection, the node's address and the masquerading: for a peer that leaves for good. A peer that
 // merely stops leaves them to its successor.
 func (n *Network) Close(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := n.links.Teardown(ctx); err != nil {
-		return fmt.Errorf("remove pod network %s: %w", n.bridge.Name, err)
+		return fmt.Errorf("remove pod network %s: %w", n.node.PodCIDR, err)
 	}
 	clear(n.pods)
 	return nil

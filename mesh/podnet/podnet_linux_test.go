@@ -8,7 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,7 +36,7 @@ func openNetwork(t testing.TB) *Network {
 
 func testConfig() Config {
 	return Config{
-		Bridge: "shoal0", PodCIDR: netip.MustParsePrefix("10.32.7.0/24"), ClusterCIDR: netip.MustParsePrefix("10.32.0.0/12"),
+		PodCIDR: netip.MustParsePrefix("10.32.7.0/24"), ClusterCIDR: netip.MustParsePrefix("10.32.0.0/12"),
 	}
 }
 
@@ -110,23 +110,55 @@ func TestPodsReachEachOtherAndTheNode(t *testing.T) {
 	}
 }
 
-func TestNeighboursCannotBypassTheNode(t *testing.T) {
+// A pod that gives itself its neighbour's address, or any other, is not heard.
+func TestPodsCannotSendFromForeignAddresses(t *testing.T) {
 	n := openNetwork(t)
 	a, _ := attach(t, n, "pod-a")
-	_, bIP := attach(t, n, "pod-b")
+	b, bIP := attach(t, n, "pod-b")
+	c, cIP := attach(t, n, "pod-c")
 	links := a.Links()
 	link, err := links.LinkByName("eth0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	direct := &netlink.Route{
-		LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(netip.PrefixFrom(bIP, 32)),
+	server := c.ListenPacket("udp4", ":53")
+	for _, text := range []string{bIP.String(), "192.0.2.77"} {
+		if err := links.AddrAdd(link, &netlink.Addr{IPNet: single(netip.MustParseAddr(text))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.ListenPacket("udp4", text+":0").WriteTo([]byte("forged"), &net.UDPAddr{IP: cIP.AsSlice(), Port: 53}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := links.RouteAdd(direct); err != nil {
+	if _, err := b.ListenPacket("udp4", ":0").WriteTo([]byte("honest"), &net.UDPAddr{IP: cIP.AsSlice(), Port: 53}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Dial("tcp4", net.JoinHostPort(bIP.String(), "80"), time.Second); err == nil || strings.Contains(err.Error(), "refused") {
-		t.Errorf("a reached b without the node in between: %v", err)
+	if err := server.SetReadDeadline(time.Now().Add(dialTimeout)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	size, from, err := server.ReadFrom(buf)
+	if err != nil || string(buf[:size]) != "honest" {
+		t.Errorf("got %q from %v, %v", buf[:size], from, err)
+	}
+}
+
+// What is addressed to a pod that does not exist fails at once, and does not leave the node.
+func TestUnusedAddressesAreUnreachable(t *testing.T) {
+	n := openNetwork(t)
+	pod, _ := attach(t, n, "pod-a")
+	wire(t, netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("192.0.2.9/24"))
+	if err := netlink.RouteAdd(&netlink.Route{Gw: net.IPv4(192, 0, 2, 9)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"10.32.7.200:80", "10.33.1.1:80"} {
+		_, fromPod := pod.Dial("tcp4", address, dialTimeout)
+		_, fromNode := net.DialTimeout("tcp4", address, dialTimeout)
+		for _, err := range []error{fromPod, fromNode} {
+			if !errors.Is(err, syscall.EHOSTUNREACH) {
+				t.Errorf("%s: %v", address, err)
+			}
+		}
 	}
 }
 

@@ -40,7 +40,9 @@ func (k *kernelRuleset) read() (State, string, error) {
 			continue
 		}
 		if shape, ok := parseChain(c.Name); ok {
-			s.Chains[shape] = struct{}{}
+			if !slices.Contains(k.idle, shape) {
+				s.Chains[shape] = struct{}{}
+			}
 			continue
 		}
 		rules, err := k.conn.GetRules(k.maps.table, c)

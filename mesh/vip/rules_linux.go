@@ -1,6 +1,9 @@
 package vip
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -10,25 +13,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// layoutVersion changes with the rules below, so that a successor with other rules replaces the table.
+const layoutVersion = 1
+
+// layoutName is the name of an empty chain that tells which rules the table has, for which node.
+func layoutName(node Node) string {
+	// The node's addresses, name and zone are in the elements alone.
+	text := fmt.Sprint(layoutVersion, node.PodCIDR.Masked(), node.ClusterCIDR.Masked(), node.ServiceCIDR.Masked())
+	sum := sha256.Sum256([]byte(text))
+	return "layout-" + hex.EncodeToString(sum[:8])
+}
+
 // The ruleset, with nftables' own words (n and t vary, one chain per shape that is in use):
 //
 //	chain prerouting  { nat prerouting dstnat
 //	    ip saddr != <cluster> ip daddr . l4proto . dport vmap @outside
 //	    ip daddr . l4proto . dport vmap @vips }
 //	chain output      { nat output dstnat: ip daddr . l4proto . dport vmap @vips }
-//	chain lb_n        { dnat to ip daddr . l4proto . dport . numgen random mod n map @endpoints }
+//	chain lb_n        { dnat to ip daddr . l4proto . dport . numgen random mod n map @endpoints
+//	    dnat to ip daddr . l4proto . dport . 0 map @endpoints }
 //	chain local_n     { the same with numgen offset 65536 }
 //	chain lb_n_sticky_t {
 //	    saddr . daddr . l4proto . dport map @affinity → target; daddr . l4proto . dport . target @sticky
 //	        update @affinity timeout t; dnat to target
-//	    daddr . l4proto . dport . numgen random mod n map @endpoints → target; update @affinity timeout t; dnat to target }
+//	    daddr . l4proto . dport . numgen random mod n map @endpoints → target
+//	        delete @affinity; update @affinity timeout t; dnat to target }
 //	chain postrouting { nat postrouting srcnat
 //	    ip saddr . ip daddr @hairpin snat to <gateway>
 //	    ip saddr != <cluster> ip daddr <cluster> ip daddr != <pods> snat to <gateway>
 //	    ip saddr != <cluster> ip daddr != <cluster> oif != lo ct status dnat masquerade }
-//	chain refuse-*    { filter input, forward, output
+//	chain refuse-*    { filter prerouting after dstnat, output
 //	    ip daddr <services> reject
 //	    ct state new ip daddr . l4proto . dport @refused reject }
+//
+// The second rule of lb_n is for a packet that is on its way while n shrinks: it may be sent to the chain by the old
+// map and then look for a target in the new one.
 //
 // Why source addresses are rewritten only there: a pod that reaches itself through a Service must not answer itself
 // directly; the tunnel carries pod addresses only; and what was sent on to an address outside the pod network must
@@ -150,19 +169,17 @@ func (k *kernelRuleset) addBaseChains(node Node) {
 		ctBits(expr.CtKeySTATUS, ctStatusDNAT),
 		[]expr.Any{&expr.Masq{FullyRandom: true}})
 
-	for name, hook := range map[string]*nftables.ChainHook{
-		"refuse-input": nftables.ChainHookInput, "refuse-forward": nftables.ChainHookForward, "refuse-output": nftables.ChainHookOutput,
-	} {
-		k.addRefusal(name, hook, node)
-	}
+	k.addRefusal("refuse-prerouting", nftables.ChainHookPrerouting, node)
+	k.addRefusal("refuse-output", nftables.ChainHookOutput, node)
 }
 
 // addRefusal makes a filter chain that tells clients at once that nobody answers: a reset for TCP, "port unreachable"
-// for the rest. A packet that still has a cluster IP as its destination here was not translated; left alone, the
+// for the rest. It comes before routing, which might have an answer of its own for addresses of no interface. A packet that still has a cluster IP as its destination here was not translated; left alone, the
 // route to the service range would send it round the loopback until its TTL is used up.
 func (k *kernelRuleset) addRefusal(name string, hook *nftables.ChainHook, node Node) {
 	chain := k.conn.AddChain(&nftables.Chain{
-		Table: k.maps.table, Name: name, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter,
+		Table: k.maps.table, Name: name, Type: nftables.ChainTypeFilter, Hooknum: hook,
+		Priority: nftables.ChainPriorityRef(afterDNAT),
 	})
 	isTCP := []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
@@ -183,6 +200,8 @@ func (k *kernelRuleset) addRefusal(name string, hook *nftables.ChainHook, node N
 }
 
 const (
+	afterDNAT           = -90 // translation of destinations is at -100
+	dynsetDelete        = 2   // NFT_DYNSET_OP_DELETE of the kernel's nf_tables.h
 	icmpPortUnreachable = 3
 	ctStatusDNAT        = 1 << 5 // IPS_DST_NAT of the kernel's nf_conntrack_common.h
 )
@@ -191,28 +210,36 @@ const (
 func (k *kernelRuleset) addChain(c Chain) {
 	m := k.maps
 	chain := k.conn.AddChain(k.chain(c))
-	random := &expr.Numgen{Register: regTarget, Modulus: uint32(c.Count), Type: unix.NFT_NG_RANDOM}
+	start := uint32(0)
 	if c.Local {
-		random.Offset = localIndex
+		start = localIndex
+	}
+	target := &expr.Lookup{
+		SourceRegister: regDest, DestRegister: regTarget, IsDestRegSet: true,
+		SetID: m.endpoints.ID, SetName: m.endpoints.Name,
 	}
 	pick := []expr.Any{
-		random,
-		&expr.Lookup{
-			SourceRegister: regDest, DestRegister: regTarget, IsDestRegSet: true,
-			SetID: m.endpoints.ID, SetName: m.endpoints.Name,
-		},
+		&expr.Numgen{Register: regTarget, Modulus: uint32(c.Count), Type: unix.NFT_NG_RANDOM, Offset: start}, target,
 	}
+	firstOne := []expr.Any{&expr.Immediate{Register: regTarget, Data: nativeUint32(start)}, target}
 	dnat := []expr.Any{&expr.NAT{
 		Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: regTarget, RegProtoMin: regTargetPort, Specified: true,
 	}}
 	if c.Affinity == 0 {
 		k.addRule(chain, loadFront(), pick, dnat)
+		k.addRule(chain, loadFront(), firstOne, dnat)
 		return
 	}
-	remember := []expr.Any{&expr.Dynset{
+	remember := &expr.Dynset{
 		SrcRegKey: regSource, SrcRegData: regTarget, SetID: m.affinity.ID, SetName: m.affinity.Name,
 		Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: time.Duration(c.Affinity) * time.Second,
-	}}
+	}
+	// An update of an existing element renews its time and leaves its data alone: the old one has to go first. The
+	// kernel wants a data register also for that.
+	forget := &expr.Dynset{
+		SrcRegKey: regSource, SrcRegData: regTarget, SetID: m.affinity.ID, SetName: m.affinity.Name,
+		Operation: dynsetDelete,
+	}
 	recall := []expr.Any{
 		&expr.Lookup{
 			SourceRegister: regSource, DestRegister: regTarget, IsDestRegSet: true,
@@ -221,8 +248,9 @@ func (k *kernelRuleset) addChain(c Chain) {
 		// The target may have left since: the key is the front and the target just recalled.
 		&expr.Lookup{SourceRegister: regDest, SetID: m.sticky.ID, SetName: m.sticky.Name},
 	}
-	k.addRule(chain, load(regSource, sourceOffset), loadFront(), recall, remember, dnat)
-	k.addRule(chain, load(regSource, sourceOffset), loadFront(), pick, remember, dnat)
+	k.addRule(chain, load(regSource, sourceOffset), loadFront(), recall, []expr.Any{remember}, dnat)
+	k.addRule(chain, load(regSource, sourceOffset), loadFront(), pick, []expr.Any{forget, remember}, dnat)
+	k.addRule(chain, loadFront(), firstOne, dnat)
 }
 
 func (k *kernelRuleset) chain(c Chain) *nftables.Chain {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/google/nftables"
@@ -30,6 +32,7 @@ type kernelRuleset struct {
 	links *netlink.Handle // routes and conntrack
 	node  Node
 	maps  mapSets
+	idle  []Chain // to which nothing leads any more; deleted with the next batch
 }
 
 func hostRuleset() (Ruleset, error) {
@@ -47,14 +50,28 @@ func hostRuleset() (Ruleset, error) {
 	return &kernelRuleset{conn: conn, links: links, maps: newMaps()}, nil
 }
 
-// Replace installs the whole table, in place of a predecessor's, in one transaction: no packet meets half of it.
-// Established connections go on, clients' affinities are forgotten.
+// Replace makes the table what s says. A predecessor's table with the same rules is adopted: only the elements that
+// differ are changed, and clients keep their affinity. Otherwise the whole table is replaced in one transaction.
 func (k *kernelRuleset) Replace(_ context.Context, node Node, s State) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.routeServices(node); err != nil {
 		return err
 	}
+	k.node = node
+	if have, base, err := k.read(); err == nil && strings.Contains(base, " "+layoutName(node)+":") {
+		if k.apply(Diff(have, s)) == nil {
+			return k.forgetStale(s)
+		}
+	}
+	if err := k.install(node, s); err != nil {
+		return err
+	}
+	return k.forgetStale(s)
+}
+
+func (k *kernelRuleset) install(node Node, s State) error {
+	k.idle = nil
 	table := k.maps.table
 	k.conn.AddTable(table)
 	k.conn.DelTable(table)
@@ -63,7 +80,11 @@ func (k *kernelRuleset) Replace(_ context.Context, node Node, s State) error {
 		return err
 	}
 	k.addBaseChains(node)
-	if err := k.stage(Diff(NewState(), s)); err != nil {
+	k.conn.AddChain(&nftables.Chain{Table: table, Name: layoutName(node)})
+	for chain := range s.Chains {
+		k.addChain(chain)
+	}
+	if err := k.stageElements(Diff(NewState(), s).Add, k.conn.SetAddElements); err != nil {
 		return err
 	}
 	if err := k.addHairpin(node); err != nil {
@@ -72,38 +93,49 @@ func (k *kernelRuleset) Replace(_ context.Context, node Node, s State) error {
 	if err := k.conn.Flush(); err != nil {
 		return fmt.Errorf("install nftables table %s with %d endpoints: %w", tableName, len(s.Endpoints), err)
 	}
-	k.node = node
-	return k.forgetStale(s)
+	return nil
 }
 
-// Apply changes elements and chains in one transaction, then makes UDP clients let go of targets that are gone.
+// Apply changes elements in one transaction, then makes UDP clients let go of targets that are gone.
 func (k *kernelRuleset) Apply(_ context.Context, c Changes) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.stage(c); err != nil {
+	if err := k.apply(c); err != nil {
 		return err
-	}
-	if err := k.conn.Flush(); err != nil {
-		return fmt.Errorf("change nftables table %s: %w", tableName, err)
 	}
 	return k.forgetGone(c.Gone)
 }
 
-// stage puts c into the transaction in preparation.
-func (k *kernelRuleset) stage(c Changes) error {
-	for _, chain := range c.AddChains {
-		k.addChain(chain)
+// apply makes new chains in a transaction before the one that leads packets there, and deletes unused ones after it,
+// with the next batch. A packet on its way during a commit may see maps as they are after it and chains as they were
+// before: such a chain would be empty for it.
+func (k *kernelRuleset) apply(c Changes) error {
+	idle := k.idle
+	k.idle = nil
+	for _, chain := range idle {
+		if !slices.Contains(c.AddChains, chain) {
+			// A chain cannot be deleted while it has rules.
+			k.conn.FlushChain(k.chain(chain))
+			k.conn.DelChain(k.chain(chain))
+		}
 	}
+	for _, chain := range c.AddChains {
+		if !slices.Contains(idle, chain) {
+			k.addChain(chain)
+		}
+	}
+	if err := k.conn.Flush(); err != nil {
+		return fmt.Errorf("change chains of nftables table %s: %w", tableName, err)
+	}
+	k.idle = c.DeleteChains
 	if err := k.stageElements(c.Delete, k.conn.SetDeleteElements); err != nil {
 		return err
 	}
 	if err := k.stageElements(c.Add, k.conn.SetAddElements); err != nil {
 		return err
 	}
-	for _, chain := range c.DeleteChains {
-		// A chain cannot be deleted in the transaction that releases it while it has rules.
-		k.conn.FlushChain(k.chain(chain))
-		k.conn.DelChain(k.chain(chain))
+	if err := k.conn.Flush(); err != nil {
+		return fmt.Errorf("change nftables table %s: %w", tableName, err)
 	}
 	return nil
 }
