@@ -233,6 +233,7 @@ func (l *leader) apply(ctx context.Context, work []piece) store.Revision {
 // settle does what follows from a commit: events when it holds, another try when it does not.
 func (l *leader) settle(ctx context.Context, done piece, err error) {
 	if err == nil {
+		l.blame(done, nil)
 		for _, change := range done.plan.Changes {
 			for _, event := range change.Events {
 				l.events.Event(event.Regarding, event.Type, event.Reason, event.Message)
@@ -253,14 +254,18 @@ func (l *leader) settle(ctx context.Context, done piece, err error) {
 	l.blame(done, err)
 }
 
-// blame tells the owner of refused pods why they do not come, so that its condition and an event can say so.
+// blame tells the owner of refused pods why they do not come, so that its condition can say so, and with nil that they do.
 func (l *leader) blame(done piece, err error) {
 	for _, change := range done.plan.Changes {
 		pod, ok := change.Object.(*corev1.Pod)
 		if !ok || change.Verb != placement.Create || len(pod.OwnerReferences) == 0 {
 			continue
 		}
-		l.view.SetFailure(pod.OwnerReferences[0].UID, err.Error())
+		message := ""
+		if err != nil {
+			message = err.Error()
+		}
+		l.view.SetFailure(pod.OwnerReferences[0].UID, message)
 		return
 	}
 }
