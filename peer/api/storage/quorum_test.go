@@ -19,9 +19,10 @@ import (
 // While shards have no quorum, reads that may be stale answer from local replicas,
 // and everything else says which shard cannot and why.
 func TestWithoutQuorum(t *testing.T) {
+	t.Parallel()
 	network := consensustest.NewNetwork()
 	a, _ := twoVoters(t, network)
-	p := newPods(t, a, severalShards, func(c *Config) { c.Patience = time.Second })
+	p := newPods(t, a, severalShards, func(c *Config) { c.Patience = 300 * time.Millisecond })
 	first, second := twoNamespaces(t, severalShards)
 	p.create(t, first, "p")
 	p.create(t, second, "p")

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"reflect"
 	"time"
 
 	"shoal/consensus"
@@ -13,8 +14,11 @@ const (
 	// maxBacklog bounds how many events a merged stream holds back for a shard that
 	// cannot close, because it has no quorum, or for a reader that does not read.
 	maxBacklog = 10000
-	// closeRetry is the pause after a failed attempt to close a shard.
-	closeRetry = 200 * time.Millisecond
+	// closeRetry is the pause after a failed attempt to close a shard, closeInterval
+	// the shortest time between two attempts: under load other shards' own writes
+	// close them, and many events share one attempt.
+	closeRetry    = 200 * time.Millisecond
+	closeInterval = 5 * time.Millisecond
 )
 
 // errBacklog ends a merged stream that had to hold back too much.
@@ -104,7 +108,6 @@ type fan struct {
 	shards  []uint64
 	watches []*consensus.Watch
 	merger  *merger
-	arrived chan arrival
 	// closed reports attempts to close a shard; closing and asked say what is under
 	// way and what was confirmed, per shard.
 	closed  chan attempt
@@ -112,13 +115,6 @@ type fan struct {
 	asked   []store.Revision
 	// target is the revision up to which the frontier was asked to advance.
 	target store.Revision
-}
-
-type arrival struct {
-	index  int
-	events []store.Event
-	end    bool
-	err    error
 }
 
 type attempt struct {
@@ -131,7 +127,6 @@ func newFan(host *consensus.Host, shards []uint64, watches []*consensus.Watch, a
 	return &fan{
 		host: host, shards: shards, watches: watches,
 		merger:  newMerger(shards, after),
-		arrived: make(chan arrival),
 		closed:  make(chan attempt, len(shards)),
 		closing: make([]bool, len(shards)),
 		asked:   make([]store.Revision, len(shards)),
@@ -142,69 +137,73 @@ func (f *fan) run(ctx context.Context, st *stream) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer close(st.batches)
 	defer cancel()
-	for i, watch := range f.watches {
-		go f.collect(ctx, i, watch)
+	for _, watch := range f.watches {
+		defer watch.Stop()
 	}
+	choice := f.choice(ctx, st)
 	var next batch
 	var reported store.Revision
 	for {
-		var out chan batch
 		next.events = append(next.events, f.merger.release()...)
 		next.frontier = f.merger.frontier()
+		choice[caseOut].Chan, choice[caseOut].Send = reflect.Value{}, reflect.Value{}
 		if len(next.events) > 0 || next.frontier > reported {
-			out = st.batches
+			choice[caseOut].Chan, choice[caseOut].Send = reflect.ValueOf(st.batches), reflect.ValueOf(next)
 		}
 		if f.merger.count+len(next.events) > maxBacklog {
 			st.err = errBacklog
 			return
 		}
 		f.close(ctx)
-		select {
-		case <-ctx.Done():
+		switch chosen, received, open := reflect.Select(choice); chosen {
+		case caseDone:
 			return
-		case out <- next:
+		case caseOut:
 			reported = next.frontier
 			next = batch{}
-		case a := <-f.arrived:
-			if a.end {
-				st.err = a.err
-				return
-			}
-			f.merger.push(a.index, a.events)
-		case <-st.advance:
+		case caseAdvance:
 			f.target = f.merger.highest()
-		case a := <-f.closed:
+		case caseClosed:
+			a := received.Interface().(attempt)
 			f.closing[a.index] = false
 			if a.err == nil {
 				f.asked[a.index] = max(f.asked[a.index], a.upTo)
 			}
+		default:
+			index := chosen - firstWatch
+			if !open {
+				st.err = f.watches[index].Err()
+				return
+			}
+			f.merger.push(index, received.Interface().([]store.Event))
 		}
 	}
 }
 
-// collect feeds one shard's watch into the merge.
-func (f *fan) collect(ctx context.Context, index int, watch *consensus.Watch) {
-	defer watch.Stop()
-	for {
-		a := arrival{index: index}
-		select {
-		case <-ctx.Done():
-			return
-		case events, open := <-watch.Events():
-			a.events = events
-			if !open {
-				a.end, a.err = true, watch.Err()
-			}
-		}
-		select {
-		case f.arrived <- a:
-		case <-ctx.Done():
-			return
-		}
-		if a.end {
-			return
-		}
+// The cases of a fan's select. A goroutine per shard to feed one channel would cost
+// more: every watch of an informer over all namespaces is a fan.
+const (
+	caseDone = iota
+	caseOut
+	caseAdvance
+	caseClosed
+	firstWatch
+)
+
+func (f *fan) choice(ctx context.Context, st *stream) []reflect.SelectCase {
+	receive := func(channel any) reflect.SelectCase {
+		return reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(channel)}
 	}
+	choice := []reflect.SelectCase{
+		caseDone:    receive(ctx.Done()),
+		caseOut:     {Dir: reflect.SelectSend},
+		caseAdvance: receive(st.advance),
+		caseClosed:  receive(f.closed),
+	}
+	for _, watch := range f.watches {
+		choice = append(choice, receive(watch.Events()))
+	}
+	return choice
 }
 
 // close asks the shards that keep events or a requested frontier waiting to close.
@@ -226,8 +225,12 @@ func (f *fan) close(ctx context.Context) {
 }
 
 func (f *fan) attempt(ctx context.Context, index int, upTo store.Revision) {
+	wait := closeInterval
 	_, err := f.host.Close(ctx, f.shards[index], upTo)
-	if err != nil && pause(ctx, closeRetry) != nil {
+	if err != nil {
+		wait = closeRetry
+	}
+	if pause(ctx, wait) != nil {
 		return
 	}
 	f.closed <- attempt{index: index, upTo: upTo, err: err} // room for one per shard

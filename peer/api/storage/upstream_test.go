@@ -267,46 +267,74 @@ var upstreamTests = []upstreamTest{
 	}},
 }
 
-// TestUpstream runs upstream's suite on one shard, across several, and from a peer
-// that holds no replica of them.
-func TestUpstream(t *testing.T) {
-	for _, top := range []topology{oneShard, severalShards} {
-		t.Run(top.name, func(t *testing.T) {
-			runUpstream(t, sharedHost(t, top), top, func(t *testing.T) *consensus.Host { return compactableHost(t, top) })
-		})
-	}
-	t.Run("without a replica", func(t *testing.T) {
-		_, without := twoPeers(t)
-		runUpstream(t, without, severalShards, nil)
-	})
+// upstreamWorlds are where the suite runs: on one shard, across several, and from a
+// peer that holds no replica of them. own makes a host for a test that compacts it;
+// where it is nil those tests are left out, because their helper has to see the
+// replica.
+var upstreamWorlds = []struct {
+	name string
+	top  topology
+	host func(t *testing.T) *consensus.Host
+	own  func(t *testing.T) *consensus.Host
+}{
+	{"one shard", oneShard,
+		func(t *testing.T) *consensus.Host { return sharedHost(t, oneShard) },
+		func(t *testing.T) *consensus.Host { return compactableHost(t, oneShard) }},
+	{"several shards", severalShards,
+		func(t *testing.T) *consensus.Host { return sharedHost(t, severalShards) },
+		func(t *testing.T) *consensus.Host { return compactableHost(t, severalShards) }},
+	{"without a replica", severalShards,
+		func(t *testing.T) *consensus.Host { _, without := twoPeers(t); return without }, nil},
 }
 
-// runUpstream runs the suite on a host. Tests that compact get one from compactable;
-// without it they are left out.
-func runUpstream(t *testing.T, host *consensus.Host, top topology, compactable func(*testing.T) *consensus.Host) {
-	for _, test := range upstreamTests {
-		leftOut := ""
-		switch {
-		case test.onlyOne != "" && len(top.all) > 1:
-			leftOut = test.onlyOne
-		case test.ownHost && compactable == nil:
-			leftOut = "its compaction has to see the replica"
-		}
-		if leftOut != "" {
-			t.Logf("left out: %s: %s", test.name, leftOut)
-			continue
-		}
-		t.Run(test.name, func(t *testing.T) {
-			if test.waits {
-				t.Parallel() // not possible where a feature gate is set
-			} else {
-				featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, test.unsafeDelete)
+// TestUpstream runs upstream's suite, but for the tests that only wait.
+func TestUpstream(t *testing.T) {
+	for _, world := range upstreamWorlds {
+		t.Run(world.name, func(t *testing.T) {
+			host := world.host(t)
+			for _, test := range upstreamTests {
+				leftOut := ""
+				switch {
+				case test.waits:
+					continue
+				case test.onlyOne != "" && len(world.top.all) > 1:
+					leftOut = test.onlyOne
+				case test.ownHost && world.own == nil:
+					leftOut = "its compaction has to see the replica"
+				}
+				if leftOut != "" {
+					t.Logf("left out: %s: %s", test.name, leftOut)
+					continue
+				}
+				t.Run(test.name, func(t *testing.T) {
+					featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, test.unsafeDelete)
+					e := upstreamEnv{t: t, host: host, top: world.top}
+					if test.ownHost {
+						e.host = world.own(t)
+					}
+					test.run(t.Context(), t, e)
+				})
 			}
-			e := upstreamEnv{t: t, host: host, top: top}
-			if test.ownHost {
-				e.host = compactable(t)
+		})
+	}
+}
+
+// TestUpstreamWaiting runs the rest beside each other, which is not possible where
+// feature gates are set.
+func TestUpstreamWaiting(t *testing.T) {
+	t.Parallel()
+	for _, world := range upstreamWorlds {
+		t.Run(world.name, func(t *testing.T) {
+			t.Parallel()
+			host := world.host(t)
+			for _, test := range upstreamTests {
+				if test.waits {
+					t.Run(test.name, func(t *testing.T) {
+						t.Parallel()
+						test.run(t.Context(), t, upstreamEnv{t: t, host: host, top: world.top})
+					})
+				}
 			}
-			test.run(t.Context(), t, e)
 		})
 	}
 }

@@ -97,6 +97,7 @@ func twoPeers(t *testing.T) (with, without *consensus.Host) {
 // one order, with every write once, and from any event's revision on either peer
 // exactly the later events.
 func TestWatchHasOneOrderEverywhere(t *testing.T) {
+	t.Parallel()
 	with, without := twoPeers(t)
 	here := newPods(t, with, severalShards, withPrefix("/order"))
 	there := newPods(t, without, severalShards, withPrefix("/order"))
@@ -176,6 +177,7 @@ func requireSame(t *testing.T, what string, got, want []seen) {
 
 // Lists and watches of an idle cluster write nothing and give the same revision.
 func TestIdleReadsWriteNothing(t *testing.T) {
+	t.Parallel()
 	host := sharedHost(t, severalShards)
 	p := newPods(t, host, severalShards)
 	p.create(t, "a", "p")
@@ -207,6 +209,7 @@ func shardRevisions(host *consensus.Host) []store.Revision {
 
 // Bookmarks of a watch over all namespaces follow what happens to other resources.
 func TestBookmarksAdvance(t *testing.T) {
+	t.Parallel()
 	host := sharedHost(t, severalShards)
 	p, other := newPods(t, host, severalShards), newPods(t, host, severalShards)
 	start := listRevision(t, p)
@@ -251,6 +254,7 @@ func TestWatchFromAnotherShardsRevision(t *testing.T) {
 // A revision ahead of the cluster is refused after a short wait, and one that will
 // have come by then is waited for.
 func TestRevisionsAhead(t *testing.T) {
+	t.Parallel()
 	p := newPods(t, sharedHost(t, severalShards), severalShards)
 	p.create(t, "a", "p")
 	now := p.host.Now()
