@@ -190,6 +190,9 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 		return err
 	}
 	p.node = node
+	if err := p.writeKubeconfig(); err != nil {
+		return fmt.Errorf("writing the administrator's kubeconfig: %w", err)
+	}
 	if err := p.serveAPI(ctx, group); err != nil {
 		return err
 	}
@@ -199,6 +202,7 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 	group.Go(func() error { return node.Run(ctx) })
 	group.Go(func() error { return p.runDataPlane(ctx) })
 	group.Go(func() error { return p.runLeaderships(ctx) })
+	group.Go(func() error { return p.keepFiles(ctx) })
 	group.Go(func() error { return p.welcome(ctx) })
 	return nil
 }
@@ -254,6 +258,24 @@ func (p *Peer) writeKubeconfig() error {
 		return err
 	}
 	return os.Rename(temporary, p.cfg.KubeconfigPath())
+}
+
+// keepFiles writes down, whenever the members change, where the other peers are: for the administrator and for the next start.
+func (p *Peer) keepFiles(ctx context.Context) error {
+	changes := p.members.Subscribe(ctx)
+	for {
+		if err := errors.Join(p.writeKubeconfig(), p.saveSeeds()); err != nil {
+			p.log.Error("kubeconfig and peer addresses could not be written down", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, open := <-changes:
+			if !open {
+				return nil
+			}
+		}
+	}
 }
 
 // serveHTTP serves on a listener until ctx ends. Long-lived streams (watches, logs) end with their request's context. Where the listener
