@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,6 +33,15 @@ var (
 	testCodecs = serializer.NewCodecFactory(testScheme)
 	testCodec  = testCodecs.LegacyCodec(examplev1.SchemeGroupVersion)
 )
+
+// TestMain lets tests that wait do so beside each other also on few processors.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 func init() {
 	metav1.AddToGroupVersion(testScheme, metav1.SchemeGroupVersion)
