@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"net"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -111,7 +110,7 @@ func (b *builder) basics() error {
 	}
 	b.generic.EffectiveVersion = reportedVersion{b.generic.EffectiveVersion}
 	b.generic.SecureServing = &genericapiserver.SecureServingInfo{
-		Listener: addressOnly{address: net.TCPAddrFromAddrPort(b.config.AdvertiseAddress)},
+		Listener: newAddressOnly(b.config.AdvertiseAddress),
 	}
 	b.generic.EnableProfiling = false
 	b.generic.StorageObjectCountTracker = nil

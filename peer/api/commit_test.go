@@ -18,8 +18,12 @@ const leader = "system:shoal:leader"
 
 func committed(t *testing.T, changes ...api.Change) {
 	t.Helper()
-	if err := errors.Join(shared.Server.Commit(t.Context(), leader, changes)...); err != nil {
+	revision, errs := shared.Server.Commit(t.Context(), leader, changes)
+	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
+	}
+	if revision == 0 {
+		t.Error("committed at no revision")
 	}
 }
 
@@ -63,6 +67,7 @@ func TestCommitOneDecision(t *testing.T) {
 	committed(t, api.Change{Verb: api.UpdateStatus, Object: pod}, api.Change{Verb: api.Create, Object: unscheduled})
 	late := must(admin.CoreV1().Pods("decided").Get(t.Context(), "late", metav1.GetOptions{}))(t)
 	late.Spec.NodeName = "there"
+	pod.ResourceVersion = "" // its status changed meanwhile
 	zero := int64(0)
 	committed(t, api.Change{Verb: api.Bind, Object: late}, api.Change{Verb: api.Delete, Object: pod, GracePeriodSeconds: &zero})
 	late = must(admin.CoreV1().Pods("decided").Get(t.Context(), "late", metav1.GetOptions{}))(t)
@@ -82,7 +87,7 @@ func TestCommitIsAtomic(t *testing.T) {
 		}
 	}
 
-	errs := shared.Server.Commit(t.Context(), leader, []api.Change{good("one"), {Verb: api.Create, Object: configMap("atomic", "Not A Name")}})
+	_, errs := shared.Server.Commit(t.Context(), leader, []api.Change{good("one"), {Verb: api.Create, Object: configMap("atomic", "Not A Name")}})
 	if !errors.Is(errs[0], api.ErrNotCommitted) || !apierrors.IsInvalid(errs[1]) {
 		t.Errorf("refused: %v", errs)
 	}
@@ -93,12 +98,12 @@ func TestCommitIsAtomic(t *testing.T) {
 	changed := stale.DeepCopy()
 	changed.Data = map[string]string{"a": "b"}
 	must(admin.CoreV1().ConfigMaps("atomic").Update(t.Context(), changed, metav1.UpdateOptions{}))(t)
-	errs = shared.Server.Commit(t.Context(), leader, []api.Change{good("three"), {Verb: api.Update, Object: stale}})
+	_, errs = shared.Server.Commit(t.Context(), leader, []api.Change{good("three"), {Verb: api.Update, Object: stale}})
 	if !errors.Is(errs[0], api.ErrNotCommitted) || !apierrors.IsConflict(errs[1]) {
 		t.Errorf("stale: %v", errs)
 	}
 	absent("three")
-	errs = shared.Server.Commit(t.Context(), leader, []api.Change{good("two"), good("four")})
+	_, errs = shared.Server.Commit(t.Context(), leader, []api.Change{good("two"), good("four")})
 	if !apierrors.IsAlreadyExists(errs[0]) || !errors.Is(errs[1], api.ErrNotCommitted) {
 		t.Errorf("exists: %v", errs)
 	}

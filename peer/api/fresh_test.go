@@ -29,16 +29,14 @@ func fakeLeases() []coordinationv1.Lease {
 	}}
 }
 
-// dialFakeKubelet connects to a kubelet that answers each request with its node and path.
+// dialFakeKubelet connects to the fake kubelet of the node "here".
 func dialFakeKubelet(_ context.Context, node string) (net.Conn, error) {
 	if node != "here" {
 		return nil, fmt.Errorf("no node %q", node)
 	}
 	here, there := net.Pipe()
 	go func() {
-		_ = http.Serve(&oneConn{conn: there}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			fmt.Fprintf(w, "%s %s", node, r.URL.Path)
-		}))
+		_ = http.Serve(&oneConn{conn: there}, fakeKubelet(node))
 	}()
 	return here, nil
 }

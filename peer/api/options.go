@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
+	"sync"
 
 	"github.com/spf13/pflag"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -88,10 +90,29 @@ func admissionPlugins(o *kubeoptions.AdmissionOptions) error {
 // nodePorts is Kubernetes' default range.
 func nodePorts() utilnet.PortRange { return kubeoptions.DefaultServiceNodePortRange }
 
-// addressOnly is a listener that is never listened on: upstream asks it for the address to advertise.
+// addressOnly is a listener that nothing ever connects to. Upstream asks it for the address to advertise, and ends its
+// run when the listener has ended.
 type addressOnly struct {
-	net.Listener
 	address net.Addr
+	closed  chan struct{}
+	once    sync.Once
 }
 
-func (l addressOnly) Addr() net.Addr { return l.address }
+func newAddressOnly(address netip.AddrPort) *addressOnly {
+	return &addressOnly{address: net.TCPAddrFromAddrPort(address), closed: make(chan struct{})}
+}
+
+// Accept waits for Close.
+func (l *addressOnly) Accept() (net.Conn, error) {
+	<-l.closed
+	return nil, net.ErrClosed
+}
+
+// Close ends Accept.
+func (l *addressOnly) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// Addr is the address to advertise.
+func (l *addressOnly) Addr() net.Addr { return l.address }

@@ -67,7 +67,8 @@ func (b *builder) finish(kube *genericapiserver.GenericAPIServer, extensions *ex
 	}
 	prepared := kube.PrepareRun()
 	serveOpenAPI(kube, extensions.GenericAPIServer, b.generic)
-	kube.SecureServingInfo = nil // nothing to listen on
+	// nothing to listen on: no certificates either
+	kube.SecureServingInfo = &genericapiserver.SecureServingInfo{Listener: b.generic.SecureServing.Listener}
 	s.run = prepared.RunWithContext
 	s.admit = b.generic.AdmissionControl
 	handler := http.Handler(kube.Handler)

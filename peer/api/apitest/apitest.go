@@ -35,9 +35,10 @@ type Cluster struct {
 	// Built and Ready are how long New took, and how long it was until /readyz said yes.
 	Built, Ready time.Duration
 
-	dir  string
-	ca   []byte
-	stop []func() error
+	dir    string
+	ca     []byte
+	config api.Config
+	stop   []func() error
 }
 
 // Start starts a cluster whose files are in dir. change may alter the configuration; it may be nil.
@@ -70,7 +71,8 @@ func Start(dir string, change func(*api.Config)) (_ *Cluster, err error) {
 	if change != nil {
 		change(&config)
 	}
-	if err := c.startServer(config); err != nil {
+	c.config = config
+	if c.Server, c.Built, c.Ready, err = c.startServer(); err != nil {
 		return nil, err
 	}
 
@@ -103,15 +105,22 @@ func (c *Cluster) openHost() (*consensus.Host, error) {
 	return host, nil
 }
 
-func (c *Cluster) startServer(config api.Config) error {
+// Another starts a second server over the same store, as another peer would.
+func (c *Cluster) Another() (*api.Server, error) {
+	c.config.AuditLog = ""
+	server, _, _, err := c.startServer()
+	return server, err
+}
+
+func (c *Cluster) startServer() (_ *api.Server, built, ready time.Duration, _ error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	begin := time.Now()
-	server, err := api.New(ctx, config)
+	server, err := api.New(ctx, c.config)
 	if err != nil {
 		cancel()
-		return err
+		return nil, 0, 0, err
 	}
-	c.Server, c.Built = server, time.Since(begin)
+	built = time.Since(begin)
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
 	c.onStop(func() error { cancel(); return <-done })
@@ -119,10 +128,9 @@ func (c *Cluster) startServer(config api.Config) error {
 	limit, stopWaiting := context.WithTimeout(ctx, 30*time.Second)
 	defer stopWaiting()
 	if err := server.WaitReady(limit); err != nil {
-		return err
+		return nil, 0, 0, err
 	}
-	c.Ready = time.Since(begin)
-	return nil
+	return server, built, time.Since(begin), nil
 }
 
 func (c *Cluster) onStop(f func() error) { c.stop = append(c.stop, f) }
