@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -50,30 +49,35 @@ func attach(t testing.TB, n *Network, podUID string) (*nstest.Namespace, netip.A
 	return pod, ip
 }
 
-// serve answers each connection to l with the address it came from.
-func serve(l net.Listener) {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
-		_, _ = io.WriteString(conn, host) // the client reports what is missing
-		conn.Close()
+// serve makes ns answer on port, TCP and UDP; nil is the node itself.
+func serve(t *testing.T, ns *nstest.Namespace, name, port string) {
+	t.Helper()
+	if ns != nil {
+		nstest.Serve(ns.Listen("tcp4", ":"+port), ns.ListenPacket("udp4", ":"+port), name)
+		return
 	}
+	l, err := net.Listen("tcp4", ":"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	p, err := net.ListenPacket("udp4", ":"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	nstest.Serve(l, p, name)
 }
 
-// ask dials and returns what the server says: the address it saw.
-func ask(conn net.Conn, err error) (string, error) {
-	if err != nil {
-		return "", err
+// expect checks who answers, and which address it sees.
+func expect(t *testing.T, from *nstest.Namespace, address, name, saw string) {
+	t.Helper()
+	for _, network := range []string{"tcp4", "udp4"} {
+		gotName, gotSaw, err := nstest.Ask(from, network, address, dialTimeout)
+		if err != nil || gotName != name || gotSaw != saw {
+			t.Errorf("%s %s: %q saw %q, %v; want %s to see %s", network, address, gotName, gotSaw, err, name, saw)
+		}
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return "", err
-	}
-	text, err := io.ReadAll(conn)
-	return string(text), err
 }
 
 const dialTimeout = 5 * time.Second
@@ -82,32 +86,13 @@ func TestPodsReachEachOtherAndTheNode(t *testing.T) {
 	n := openNetwork(t)
 	a, aIP := attach(t, n, "pod-a")
 	b, bIP := attach(t, n, "pod-b")
-	go serve(b.Listen("tcp4", ":80"))
-	go serve(a.Listen("tcp4", ":80"))
-
-	seen, err := ask(a.Dial("tcp4", net.JoinHostPort(bIP.String(), "80"), dialTimeout))
-	if err != nil || seen != aIP.String() {
-		t.Errorf("pod to pod: b saw %q, %v; want %s", seen, err, aIP)
-	}
-	seen, err = ask(net.DialTimeout("tcp4", net.JoinHostPort(aIP.String(), "80"), dialTimeout))
-	if err != nil || seen != n.Gateway().String() {
-		t.Errorf("node to pod: a saw %q, %v; want %s", seen, err, n.Gateway())
-	}
-	node, err := net.Listen("tcp4", ":8080")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer node.Close()
-	go serve(node)
-	seen, err = ask(b.Dial("tcp4", net.JoinHostPort(n.Gateway().String(), "8080"), dialTimeout))
-	if err != nil || seen != bIP.String() {
-		t.Errorf("pod to node: the node saw %q, %v; want %s", seen, err, bIP)
-	}
-	// lo is up in the pod.
-	go serve(a.Listen("tcp4", "127.0.0.1:81"))
-	if seen, err = ask(a.Dial("tcp4", "127.0.0.1:81", dialTimeout)); err != nil || seen != "127.0.0.1" {
-		t.Errorf("pod to itself: %q, %v", seen, err)
-	}
+	serve(t, a, "a", "80")
+	serve(t, b, "b", "80")
+	serve(t, nil, "node", "8080")
+	expect(t, a, bIP.String()+":80", "b", aIP.String())
+	expect(t, nil, aIP.String()+":80", "a", n.Gateway().String())
+	expect(t, b, n.Gateway().String()+":8080", "node", bIP.String())
+	expect(t, a, "127.0.0.1:80", "a", "127.0.0.1")
 }
 
 // A pod that gives itself its neighbour's address, or any other, is not heard.
@@ -166,11 +151,8 @@ func TestOutsideSeesTheNode(t *testing.T) {
 	n := openNetwork(t)
 	pod, _ := attach(t, n, "pod-a")
 	outside := wire(t, netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("192.0.2.9/24"))
-	go serve(outside.Listen("tcp4", ":80"))
-	seen, err := ask(pod.Dial("tcp4", "192.0.2.9:80", dialTimeout))
-	if err != nil || seen != "192.0.2.1" {
-		t.Errorf("outside saw %q, %v; want the node's 192.0.2.1", seen, err)
-	}
+	serve(t, outside, "outside", "80")
+	expect(t, pod, "192.0.2.9:80", "outside", "192.0.2.1")
 }
 
 // wire connects a new namespace to the test program's by a veth pair.
@@ -268,10 +250,8 @@ func TestRestartAdopts(t *testing.T) {
 	if err != nil || len(swept) != 1 || swept[0] != "pod-gone" {
 		t.Errorf("swept %v, %v", swept, err)
 	}
-	go serve(pod.Listen("tcp4", ":80"))
-	if _, err := ask(net.DialTimeout("tcp4", net.JoinHostPort(ip.String(), "80"), dialTimeout)); err != nil {
-		t.Errorf("adopted pod: %v", err)
-	}
+	serve(t, pod, "adopted", "80")
+	expect(t, nil, ip.String()+":80", "adopted", restarted.Gateway().String())
 	if other, err := restarted.Attach(t.Context(), "pod-new", nstest.New(t).Path()); err != nil || other == ip {
 		t.Errorf("new pod got %s, %v", other, err)
 	}

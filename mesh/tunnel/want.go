@@ -203,14 +203,20 @@ func (p Peer) same(want Peer) bool {
 		slices.Equal(normal(p.AllowedIPs), normal(want.AllowedIPs))
 }
 
-// normal masks, sorts and dedups prefixes, as the device reports them.
+// normal masks and sorts prefixes, and drops those that lie within another: what is left is disjoint.
 func normal(prefixes []netip.Prefix) []netip.Prefix {
 	out := make([]netip.Prefix, len(prefixes))
 	for i, p := range prefixes {
 		out[i] = p.Masked()
 	}
-	slices.SortFunc(out, netip.Prefix.Compare)
-	return slices.Compact(out)
+	slices.SortFunc(out, netip.Prefix.Compare) // a prefix comes before all that lie within it
+	kept := out[:0]
+	for _, p := range out {
+		if len(kept) == 0 || !kept[len(kept)-1].Overlaps(p) {
+			kept = append(kept, p)
+		}
+	}
+	return kept
 }
 
 // swallows finds a range in which some peer's endpoint lies.

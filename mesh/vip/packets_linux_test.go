@@ -3,12 +3,9 @@ package vip
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -119,47 +116,8 @@ func (w *world) pod(name string) (*nstest.Namespace, string) {
 		w.t.Fatal(err)
 	}
 	l, p := ns.Listen("tcp4", ":8080"), ns.ListenPacket("udp4", ":8080")
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go answer(conn, name)
-		}
-	}()
-	go func() {
-		buf := make([]byte, 1500)
-		for {
-			_, from, err := p.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = fmt.Fprint(writerTo{p, from}, name, " ", host(from)) // the client notices
-		}
-	}()
+	nstest.Serve(l, p, name)
 	return ns, ip.String()
-}
-
-// answer says who is talking to whom, then echoes until the client has had enough.
-func answer(conn net.Conn, name string) {
-	defer conn.Close()
-	if _, err := fmt.Fprintln(conn, name, host(conn.RemoteAddr())); err != nil {
-		return
-	}
-	_, _ = io.Copy(conn, conn) // ends when the client goes
-}
-
-type writerTo struct {
-	conn net.PacketConn
-	to   net.Addr
-}
-
-func (w writerTo) Write(b []byte) (int, error) { return w.conn.WriteTo(b, w.to) }
-
-func host(addr net.Addr) string {
-	h, _, _ := net.SplitHostPort(addr.String())
-	return h
 }
 
 // sync gives the node these endpoints of Service web, changed by change.
@@ -185,47 +143,12 @@ func (w *world) sync(change func(*corev1.ServiceSpec), endpoints ...discoveryv1.
 // client is a place to dial from; nil is the node itself.
 type client = *nstest.Namespace
 
-func dial(from client, network, address string, timeout time.Duration) (net.Conn, error) {
-	if from == nil {
-		return net.DialTimeout(network, address, timeout)
-	}
-	return from.Dial(network, address, timeout)
-}
-
-// ask returns the name of who answers and the address it saw.
-func ask(from client, network, address string, timeout time.Duration) (name, saw string, err error) {
-	conn, err := dial(from, network, address, timeout)
-	if err != nil {
-		return "", "", err
-	}
-	defer conn.Close()
-	return askOn(conn, network, timeout)
-}
-
-func askOn(conn net.Conn, network string, timeout time.Duration) (name, saw string, err error) {
-	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return "", "", err
-	}
-	if strings.HasPrefix(network, "udp") {
-		if _, err := conn.Write([]byte("?")); err != nil {
-			return "", "", err
-		}
-	}
-	buf := make([]byte, 100)
-	n, err := conn.Read(buf)
-	if err != nil {
-		return "", "", err
-	}
-	name, saw, _ = strings.Cut(strings.TrimSpace(string(buf[:n])), " ")
-	return name, saw, nil
-}
-
 // expect checks who answers; several names mean that all of them do, and nobody else.
 func (w *world) expect(from client, network, address, saw string, names ...string) {
 	w.t.Helper()
 	count := map[string]int{}
 	for range 40 * len(names) {
-		name, seen, err := ask(from, network, address, patience)
+		name, seen, err := nstest.Ask(from, network, address, patience)
 		if err != nil {
 			w.t.Errorf("%s %s: %v", network, address, err)
 			return
@@ -251,7 +174,7 @@ func (w *world) expect(from client, network, address, saw string, names ...strin
 func (w *world) expectRefused(from client, network, address string) {
 	w.t.Helper()
 	started := time.Now()
-	_, _, err := ask(from, network, address, patience)
+	_, _, err := nstest.Ask(from, network, address, patience)
 	// The node's own UDP packet is stopped before it is sent, which its sender learns as "not permitted".
 	stopped := from == nil && network == "udp4" && errors.Is(err, syscall.EPERM)
 	if !stopped && !errors.Is(err, syscall.ECONNREFUSED) {
@@ -264,7 +187,7 @@ func (w *world) expectRefused(from client, network, address string) {
 
 func (w *world) expectSilence(from client, network, address string) {
 	w.t.Helper()
-	_, _, err := ask(from, network, address, 300*time.Millisecond)
+	_, _, err := nstest.Ask(from, network, address, 300*time.Millisecond)
 	if e := net.Error(nil); !errors.As(err, &e) || !e.Timeout() {
 		w.t.Errorf("%s %s: %v, want silence", network, address, err)
 	}
@@ -353,7 +276,7 @@ func TestAffinity(t *testing.T) {
 		if from == w.outside {
 			address = "192.0.2.1:30080"
 		}
-		first, _, err := ask(from, "tcp4", address, patience)
+		first, _, err := nstest.Ask(from, "tcp4", address, patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -370,7 +293,7 @@ func TestAffinity(t *testing.T) {
 		}
 	}
 	w.sync(sticky, rest...)
-	second, _, err := ask(a, "tcp4", "10.96.0.10:80", patience)
+	second, _, err := nstest.Ask(a, "tcp4", "10.96.0.10:80", patience)
 	if err != nil || second == kept {
 		t.Fatalf("after %s left: %s, %v", kept, second, err)
 	}
@@ -391,17 +314,17 @@ func TestUDPClientLeavesGoneEndpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if name, _, err := askOn(conn, "udp4", patience); err != nil || name != "b" {
+	if name, _, err := nstest.AskOn(conn, patience); err != nil || name != "b" {
 		t.Fatalf("%s, %v", name, err)
 	}
 	w.sync(nil, endpoint(cIP, "n1", nil))
-	if name, _, err := askOn(conn, "udp4", patience); err != nil || name != "c" {
+	if name, _, err := nstest.AskOn(conn, patience); err != nil || name != "c" {
 		t.Errorf("after b left: %q, %v; want c", name, err)
 	}
 	// The same across a restart, which does not know what has changed.
 	w.open()
 	w.sync(nil, endpoint(bIP, "n1", nil))
-	if name, _, err := askOn(conn, "udp4", patience); err != nil || name != "b" {
+	if name, _, err := nstest.AskOn(conn, patience); err != nil || name != "b" {
 		t.Errorf("after a restart: %q, %v; want b", name, err)
 	}
 }
@@ -434,7 +357,7 @@ func TestRestartIsNotNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer open.Close()
-	if _, _, err := askOn(open, "tcp4", patience); err != nil {
+	if _, _, err := nstest.AskOn(open, patience); err != nil {
 		t.Fatal(err)
 	}
 	stop, failed := make(chan struct{}), make(chan error, 1)
@@ -446,7 +369,7 @@ func TestRestartIsNotNoticed(t *testing.T) {
 				return
 			default:
 			}
-			if _, _, err := ask(a, "tcp4", "10.96.0.10:80", patience); err != nil {
+			if _, _, err := nstest.Ask(a, "tcp4", "10.96.0.10:80", patience); err != nil {
 				failed <- err
 				return
 			}
@@ -470,7 +393,7 @@ func TestRestartIsNotNoticed(t *testing.T) {
 	if _, err := open.Write([]byte("hello\n")); err != nil {
 		t.Fatal(err)
 	}
-	if got, _, err := askOn(open, "tcp4", patience); err != nil || got != "hello" {
+	if got, _, err := nstest.AskOn(open, patience); err != nil || got != "hello" {
 		t.Errorf("the open connection: %q, %v", got, err)
 	}
 }
@@ -497,7 +420,7 @@ func TestNoAnswerIsLostWhileEndpointsChange(t *testing.T) {
 		}
 	}()
 	for {
-		if _, _, err := ask(a, "tcp4", "10.96.0.10:80", patience); err != nil {
+		if _, _, err := nstest.Ask(a, "tcp4", "10.96.0.10:80", patience); err != nil {
 			t.Errorf("while endpoints changed: %v", err)
 		}
 		select {
