@@ -116,8 +116,8 @@ func (m *meta) judge(ctx context.Context, now time.Time) {
 			continue
 		}
 		last = max(last, at)
-		if node, ok := change.Object.(*corev1.Node); ok {
-			m.log.Info("node condition changed", "node", node.Name, "lost", placementLost(node))
+		if node, ok := change.Object.(*corev1.Node); ok && change.Verb == placement.UpdateStatus {
+			m.log.Info("a node was judged by its lease", "node", node.Name, "ready", placement.NodeCondition(node, corev1.NodeReady).Status)
 		}
 	}
 	deadline := time.Now().Add(time.Second)
@@ -171,8 +171,4 @@ func (m *meta) publish(ctx context.Context) {
 		return
 	}
 	m.advertised = now
-}
-
-func placementLost(node *corev1.Node) bool {
-	return placement.HasTaint(node, corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute)
 }

@@ -59,7 +59,7 @@ type node struct {
 	kubelet *kubelet.Server
 	pods    netip.Prefix // this node's range
 
-	client atomic.Pointer[kubernetes.Clientset] // as system:node:<name>; nil until the API serves
+	client atomic.Pointer[kubernetes.Clientset] // nil until the API serves
 	events atomic.Pointer[record.EventRecorder]
 
 	changed chan struct{} // the Node's status should be looked at
@@ -279,7 +279,7 @@ func (n *node) boundPods() []*corev1.Pod {
 	return all
 }
 
-// api is this node's client, once the API serves.
+// api is the client, once the API serves.
 func (n *node) api() (*kubernetes.Clientset, error) {
 	if client := n.client.Load(); client != nil {
 		return client, nil

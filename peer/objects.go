@@ -11,7 +11,8 @@ import (
 	"shoal/runtime/pods"
 )
 
-// objects reads what pods refer to, as this node: authorisation lets it see what its own pods use and nothing else.
+// objects reads what pods refer to. It asks with all rights: a peer holds the cluster's keys anyway, and the node authoriser, which learns
+// of a pod by watching, would refuse in the first moments after the binding. The agent asks for nothing but what its pods name.
 func (n *node) objects() pods.Objects {
 	return pods.Objects{
 		ConfigMap: func(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
@@ -53,7 +54,7 @@ func (n *node) objects() pods.Objects {
 	}
 }
 
-// ask makes one call as this node.
+// ask makes one call.
 func ask[T any](n *node, call func(*kubernetes.Clientset) (T, error)) (T, error) {
 	client, err := n.api()
 	if err != nil {

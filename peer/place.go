@@ -31,12 +31,13 @@ type rooms func(ctx context.Context, node *corev1.Node, claims []pods.Claim) ([]
 // place finds nodes for the pods that wait and for those that this turn's plans create. A pod to be created gets its node in its own
 // plan, so that both commit at once; a waiting one is bound, or told why not, by a plan of its own.
 func (l *leader) place(ctx context.Context, work []piece, now time.Time) []piece {
-	created := map[types.UID]*corev1.Pod{}
+	created := map[types.UID]*placement.Change{}
 	var candidates []*corev1.Pod
 	for _, piece := range work {
-		for _, change := range piece.plan.Changes {
+		for i := range piece.plan.Changes {
+			change := &piece.plan.Changes[i]
 			if pod, ok := change.Object.(*corev1.Pod); ok && change.Verb == placement.Create {
-				created[pod.UID] = pod
+				created[pod.UID] = change
 				candidates = append(candidates, pod)
 			}
 		}
@@ -61,7 +62,8 @@ func (l *leader) place(ctx context.Context, work []piece, now time.Time) []piece
 			// The node has given room away that this view does not know of. It has said so; the next turn decides with that.
 			l.recheck(placement.Ref{Kind: placement.KindPod, NamespacedName: keyOf(pod)}, now.Add(retryClaim))
 		case decision.Node != "" && isNew:
-			created[pod.UID].Spec.NodeName = decision.Node
+			created[pod.UID].Object.(*corev1.Pod).Spec.NodeName = decision.Node
+			created[pod.UID].Events = append(created[pod.UID].Events, scheduled(pod, decision.Node))
 		case decision.Node != "":
 			more = append(more, binding(pod, decision.Node))
 		case !isNew:
@@ -130,11 +132,15 @@ func (l *leader) claim(ctx context.Context, decisions []schedule.Decision) map[t
 func binding(pod *corev1.Pod, node string) piece {
 	bound := pod.DeepCopy()
 	bound.Spec.NodeName = node
-	change := placement.Updating(placement.Bind, pod, bound, placement.Event{
+	change := placement.Updating(placement.Bind, pod, bound, scheduled(pod, node))
+	return piece{placement.Ref{Kind: placement.KindPod, NamespacedName: keyOf(pod)}, placement.Plan{Changes: []placement.Change{change}}}
+}
+
+func scheduled(pod *corev1.Pod, node string) placement.Event {
+	return placement.Event{
 		Regarding: pod, Type: corev1.EventTypeNormal, Reason: "Scheduled", Component: schedulerComponent,
 		Message: fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node),
-	})
-	return piece{placement.Ref{Kind: placement.KindPod, NamespacedName: keyOf(pod)}, placement.Plan{Changes: []placement.Change{change}}}
+	}
 }
 
 // explain says in the pod's condition and in an event why it has no node, once per reason.

@@ -35,7 +35,7 @@ func (p *Peer) serveAPI(ctx context.Context, group *errgroup.Group) error {
 		return err
 	}
 	p.api = server
-	client, err := kubernetes.NewForConfig(server.LoopbackAs("system:node:"+p.self.Name, "system:nodes"))
+	client, err := kubernetes.NewForConfig(server.Loopback())
 	if err != nil {
 		return err
 	}

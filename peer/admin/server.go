@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"syscall"
 	"time"
@@ -115,6 +116,10 @@ func handler(calls Calls) http.Handler {
 			return nil, calls.Leave(r.Context(), progress)
 		})
 	})
+	// For those who look for time or memory: go tool pprof over the socket (CONTRIBUTING.md).
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
 }
 
