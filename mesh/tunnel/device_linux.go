@@ -151,6 +151,9 @@ func (d *linuxDevice) Configure(plan Plan) error {
 		config.Peers = append(config.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true})
 	}
 	if err := d.client.ConfigureDevice(d.name, config); err != nil {
+		if errno, ok := uapiErrno(err); ok {
+			err = errno
+		}
 		if plan.ListenPort != nil && errors.Is(err, unix.EADDRINUSE) {
 			return fmt.Errorf("UDP port %d is in use: %w", *plan.ListenPort, err)
 		}
@@ -217,10 +220,10 @@ func (d *linuxDevice) Close() error {
 func (d *linuxDevice) release() error {
 	var err error
 	if d.userspace != nil {
-		err = d.userspace.close()
+		d.userspace.close()
 	}
 	if d.client != nil {
-		err = errors.Join(err, d.client.Close())
+		err = d.client.Close()
 	}
 	if d.links != nil {
 		d.links.Close()

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -28,7 +30,16 @@ func startUserspace(c Config) (*userspace, error) {
 	logger := &device.Logger{
 		Verbosef: func(format string, args ...any) {},
 		Errorf: func(format string, args ...any) {
-			c.Logger.Warn("tunnel: "+strings.TrimSpace(fmt.Sprintf(format, args...)), "interface", c.Interface)
+			text := strings.TrimSpace(fmt.Sprintf(format, args...))
+			switch {
+			case strings.HasPrefix(text, "IPC error"):
+				// The answer to our own request, which returns it.
+			case strings.HasPrefix(format, "%v - "):
+				// About one peer that cannot be reached at the moment, again and again.
+				c.Logger.Debug("tunnel: "+text, "interface", c.Interface)
+			default:
+				c.Logger.Warn("tunnel: "+text, "interface", c.Interface)
+			}
 		},
 	}
 	u := &userspace{device: device.NewDevice(tunDevice, conn.NewDefaultBind(), logger)}
@@ -55,9 +66,16 @@ func (u *userspace) serve() {
 	}
 }
 
+// uapiErrno finds the error number in an answer of the control socket, which wgctrl passes on as text.
+func uapiErrno(err error) (syscall.Errno, bool) {
+	_, text, ok := strings.Cut(err.Error(), "wguser: errno=-")
+	number, parse := strconv.Atoi(text)
+	return syscall.Errno(number), ok && parse == nil
+}
+
 // close removes the interface and the control socket.
-func (u *userspace) close() error {
-	err := u.listener.Close()
+func (u *userspace) close() {
+	// Its error says only that the watcher of the socket's folder, which it wants to wake up, has ended first.
+	_ = u.listener.Close()
 	u.device.Close()
-	return err
 }

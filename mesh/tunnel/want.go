@@ -80,6 +80,7 @@ func (w Want) Admit() (Want, error) {
 		errs   []error
 		taken  = map[Key]string{w.PrivateKey.Public(): "this peer"}
 		ranges owners
+		ends   = endpoints(peers)
 		out    = make([]Peer, 0, len(peers))
 	)
 	for _, p := range peers {
@@ -92,7 +93,7 @@ func (w Want) Admit() (Want, error) {
 			errs = append(errs, fmt.Errorf("%w: %s claims %s, which overlaps with %s", ErrConflict, p.ID, clash, owner))
 			continue
 		}
-		if clash, ok := swallows(p.AllowedIPs, peers); ok {
+		if clash, ok := swallows(p.AllowedIPs, ends); ok {
 			errs = append(errs, fmt.Errorf("%w: %s claims %s, which holds an endpoint of the tunnel", ErrConflict, p.ID, clash))
 			continue
 		}
@@ -219,13 +220,24 @@ func normal(prefixes []netip.Prefix) []netip.Prefix {
 	return kept
 }
 
-// swallows finds a range in which some peer's endpoint lies.
-func swallows(ranges []netip.Prefix, peers []Peer) (netip.Prefix, bool) {
+// endpoints are the addresses of the peers' endpoints, sorted.
+func endpoints(peers []Peer) []netip.Addr {
+	var out []netip.Addr
+	for _, p := range peers {
+		if p.Endpoint.IsValid() {
+			out = append(out, p.Endpoint.Addr())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+// swallows finds a range (masked) in which one of the sorted endpoints lies.
+func swallows(ranges []netip.Prefix, endpoints []netip.Addr) (netip.Prefix, bool) {
 	for _, r := range ranges {
-		for _, p := range peers {
-			if r.Contains(p.Endpoint.Addr()) {
-				return r, true
-			}
+		i, _ := slices.BinarySearchFunc(endpoints, r.Addr(), netip.Addr.Compare)
+		if i < len(endpoints) && r.Contains(endpoints[i]) {
+			return r, true
 		}
 	}
 	return netip.Prefix{}, false

@@ -67,6 +67,18 @@ func TestAdmitProperties(t *testing.T) {
 	})
 }
 
+func TestRangeThatHoldsAnEndpoint(t *testing.T) {
+	want := Want{PrivateKey: key(9), Peers: []Peer{
+		{ID: "a", PublicKey: key(1), Endpoint: netip.MustParseAddrPort("10.40.0.7:1")},
+		{ID: "b", PublicKey: key(2), Endpoint: netip.MustParseAddrPort("10.50.0.7:1"),
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.40.0.0/16")}},
+	}}
+	admitted, err := want.Admit()
+	if len(admitted.Peers) != 1 || admitted.Peers[0].ID != "a" || !errors.Is(err, ErrConflict) {
+		t.Errorf("admitted %v, %v", admitted.Peers, err)
+	}
+}
+
 func TestDiffTurnsHaveIntoWant(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		old, _ := drawWant(t).Admit()
