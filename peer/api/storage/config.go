@@ -119,7 +119,6 @@ type Storage struct {
 	markCorrupt bool
 
 	estimateSize atomic.Bool
-	compacted    atomic.Int64
 	recent       recentEvents
 
 	mu      sync.Mutex

@@ -57,7 +57,7 @@ func listError(err error, continueKey, keyPrefix string) error {
 		return apierrors.NewResourceExpired(continueExpired + ".")
 	}
 	expired := apierrors.NewResourceExpired(continueInconsistent)
-	expired.ErrStatus.ListMeta.Continue = token
+	expired.ErrStatus.Continue = token
 	return expired
 }
 

@@ -26,7 +26,7 @@ func twoNamespaces(t *testing.T, top topology) (string, string) {
 	return "", ""
 }
 
-func (p *pods) get(t *testing.T, ctx context.Context, namespace, name string) *example.Pod {
+func (p *pods) fetch(ctx context.Context, t *testing.T, namespace, name string) *example.Pod {
 	t.Helper()
 	pod := &example.Pod{}
 	if err := p.Get(ctx, podKey(namespace, name), kstorage.GetOptions{}, pod); err != nil {
@@ -35,7 +35,7 @@ func (p *pods) get(t *testing.T, ctx context.Context, namespace, name string) *e
 	return pod
 }
 
-func (p *pods) absent(t *testing.T, ctx context.Context, namespace, name string) {
+func (p *pods) absent(ctx context.Context, t *testing.T, namespace, name string) {
 	t.Helper()
 	if err := p.Get(ctx, podKey(namespace, name), kstorage.GetOptions{}, &example.Pod{}); !kstorage.IsNotFound(err) {
 		t.Errorf("get %s/%s: %v, want not found", namespace, name, err)
@@ -74,7 +74,7 @@ func transactionIsOneEntry(t *testing.T, s *pods) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.absent(t, t.Context(), a, "first") // nothing is written yet
+	s.absent(t.Context(), t, a, "first") // nothing is written yet
 	watching, err := s.Watch(t.Context(), "/pods/"+a, kstorage.ListOptions{ResourceVersion: old.ResourceVersion, Recursive: true, Predicate: kstorage.Everything})
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +99,7 @@ func transactionIsOneEntry(t *testing.T, s *pods) {
 			t.Errorf("event %d is %s of %s at %s, want %s at %s", i, event.Type, got.Name, got.ResourceVersion, want.Name, want.ResourceVersion)
 		}
 	}
-	if got := s.get(t, t.Context(), b, "other"); got.ResourceVersion != other.ResourceVersion {
+	if got := s.fetch(t.Context(), t, b, "other"); got.ResourceVersion != other.ResourceVersion {
 		t.Errorf("other is at %s, the transaction said %s", got.ResourceVersion, other.ResourceVersion)
 	}
 }
@@ -113,7 +113,7 @@ func transactionReadsItself(t *testing.T, s *pods) {
 	if err := s.Create(ctx, podKey("a", "p"), newPod("a", "p"), nil, 0); !kstorage.IsExist(err) {
 		t.Errorf("create twice: %v, want exists", err)
 	}
-	pending := s.get(t, ctx, "a", "p")
+	pending := s.fetch(ctx, t, "a", "p")
 	if revisionOf(t, pending) < firstProvisional {
 		t.Errorf("pending at %s, which could be a real revision", pending.ResourceVersion)
 	}
@@ -121,13 +121,13 @@ func transactionReadsItself(t *testing.T, s *pods) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.get(t, ctx, "a", "p"); got.Labels["v"] != "x" {
+	if got := s.fetch(ctx, t, "a", "p"); got.Labels["v"] != "x" {
 		t.Errorf("labels %v after the update", got.Labels)
 	}
 	if _, err := s.remove(ctx, "a", "p"); err != nil {
 		t.Fatal(err)
 	}
-	s.absent(t, ctx, "a", "p")
+	s.absent(ctx, t, "a", "p")
 	if err := s.Create(ctx, podKey("a", "p"), newPod("a", "p"), updated, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func transactionReadsItself(t *testing.T, s *pods) {
 	if _, err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	stored := s.get(t, t.Context(), "a", "p")
+	stored := s.fetch(t.Context(), t, "a", "p")
 	if stored.Labels["v"] != "" || stored.ResourceVersion != updated.ResourceVersion {
 		t.Errorf("stored with labels %v at %s, want the last write at %s", stored.Labels, stored.ResourceVersion, updated.ResourceVersion)
 	}
@@ -184,11 +184,11 @@ func transactionConflicts(t *testing.T, s *pods) {
 			t.Errorf("conflict %d: %s/%s: %v", i, got.Namespace, got.Name, got.Err)
 		}
 	}
-	s.absent(t, t.Context(), a, "free")
-	if got := s.get(t, t.Context(), a, "changed"); got.Labels["v"] != "theirs" {
+	s.absent(t.Context(), t, a, "free")
+	if got := s.fetch(t.Context(), t, a, "changed"); got.Labels["v"] != "theirs" {
 		t.Errorf("a refused write was applied: %v", got.Labels)
 	}
-	if got := s.get(t, t.Context(), b, "fine"); got.Labels["v"] != "mine" {
+	if got := s.fetch(t.Context(), t, b, "fine"); got.Labels["v"] != "mine" {
 		t.Errorf("the other shard's write is missing: %v", got.Labels)
 	}
 }
@@ -217,7 +217,7 @@ func transactionRefusesStale(t *testing.T, s *pods) {
 	if _, err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.get(t, t.Context(), "a", "p"); got.Labels["v"] != "12" {
+	if got := s.fetch(t.Context(), t, "a", "p"); got.Labels["v"] != "12" {
 		t.Errorf("stored %v", got.Labels)
 	}
 }
