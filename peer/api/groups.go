@@ -60,7 +60,7 @@ func (b *builder) providers(core *coreGroup) []controlplane.RESTStorageProvider 
 		resourcerest.RESTStorageProvider{NamespaceClient: b.client.CoreV1().Namespaces(), Authorizer: authorizer},
 	}
 	for i, p := range list {
-		list[i] = b.resources.record(p, b.config.Logger)
+		list[i] = b.record(p)
 	}
 	return list
 }
@@ -89,10 +89,10 @@ type resource struct {
 }
 
 // record wraps a provider so that its storages are remembered and its hook cannot end the process.
-func (r resources) record(p controlplane.RESTStorageProvider, log *slog.Logger) controlplane.RESTStorageProvider {
-	recorded := recordedGroup{RESTStorageProvider: p, into: r}
+func (b *builder) record(p controlplane.RESTStorageProvider) controlplane.RESTStorageProvider {
+	recorded := recordedGroup{RESTStorageProvider: p, into: b.resources}
 	if hooked, ok := p.(genericapiserver.PostStartHookProvider); ok {
-		return hookedGroup{recorded, hooked, log}
+		return hookedGroup{recorded, hooked, b.server.missing(p.GroupName()), b.config.Logger}
 	}
 	return recorded
 }
@@ -151,6 +151,7 @@ func isSubresource(name string) bool {
 type hookedGroup struct {
 	recordedGroup
 	hooked genericapiserver.PostStartHookProvider
+	first  func(context.Context) error // writes what readiness waits for; nil: the hook itself does
 	log    *slog.Logger
 }
 
@@ -160,7 +161,13 @@ func (g hookedGroup) PostStartHook() (string, genericapiserver.PostStartHookFunc
 		return name, nil, err
 	}
 	return name, func(ctx genericapiserver.PostStartHookContext) error {
-		persist(ctx, g.log, name, func(context.Context) error { return hook(ctx) })
+		whole := func() { persist(ctx, g.log, name, func(context.Context) error { return hook(ctx) }) }
+		if g.first == nil {
+			whole()
+			return nil
+		}
+		persist(ctx, g.log, name, g.first)
+		go whole()
 		return nil
 	}, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	extensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
@@ -20,7 +19,8 @@ import (
 // Server is the Kubernetes API of one peer.
 type Server struct {
 	config    Config
-	handler   atomic.Pointer[http.Handler]
+	built     chan struct{} // closed when New ends; handler is set by then unless New failed
+	handler   http.Handler
 	run       func(context.Context) error
 	client    kubernetes.Interface
 	admit     admission.Interface
@@ -38,7 +38,8 @@ func New(ctx context.Context, config Config) (*Server, error) {
 	if err := prepareProcess(config.Logger); err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
-	s := &Server{config: config, resources: resources{}, directory: storage.NewDirectory(config.Host)}
+	s := &Server{config: config, built: make(chan struct{}), resources: resources{}, directory: storage.NewDirectory(config.Host)}
+	defer close(s.built)
 	b, err := newBuilder(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)
@@ -71,23 +72,22 @@ func (b *builder) finish(kube *genericapiserver.GenericAPIServer, extensions *ex
 	kube.SecureServingInfo = &genericapiserver.SecureServingInfo{Listener: b.generic.SecureServing.Listener}
 	s.run = prepared.RunWithContext
 	s.admit = b.generic.AdmissionControl
-	handler := http.Handler(kube.Handler)
-	s.handler.Store(&handler)
+	s.handler = kube.Handler
 	return nil
 }
 
 // Handler serves the API. Requests that came over TLS authenticate by their verified client certificate.
-func (s *Server) Handler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.loaded().ServeHTTP(w, r) })
-}
+func (s *Server) Handler() http.Handler { return s.handler }
 
+// loaded waits for the end of New: parts of the server begin to ask it before it is whole.
 func (s *Server) loaded() http.Handler {
-	if h := s.handler.Load(); h != nil {
-		return *h
+	<-s.built
+	if s.handler == nil {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "the API could not be built", http.StatusServiceUnavailable)
+		})
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "the API is starting", http.StatusServiceUnavailable)
-	})
+	return s.handler
 }
 
 // Run runs informers, custom resources and the writing of initial objects until ctx ends, then lets requests in flight
