@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,7 +28,7 @@ func Main(m *testing.M, roles map[string]func() error) int {
 	case "":
 		return report(again())
 	case roleTests:
-		if err := privateRun(); err != nil {
+		if err := errors.Join(privateRun(), loopbackUp()); err != nil {
 			return report(fmt.Errorf("nstest: %w", err))
 		}
 		return m.Run()
@@ -78,4 +79,12 @@ func privateRun() error {
 		return fmt.Errorf("mount /run: %w", err)
 	}
 	return nil
+}
+
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find loopback: %w", err)
+	}
+	return netlink.LinkSetUp(lo)
 }
