@@ -112,6 +112,7 @@ func (b *builder) basics() error {
 	b.generic.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: newAddressOnly(b.config.AdvertiseAddress),
 	}
+	b.generic.APIServerID = b.config.PeerName
 	b.generic.EnableProfiling = false
 	b.generic.StorageObjectCountTracker = nil
 	b.generic.DisabledPostStartHooks.Insert(disabledHooks...)

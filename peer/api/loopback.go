@@ -69,17 +69,22 @@ func (t *loopbackTransport) RoundTrip(req *http.Request) (*http.Response, error)
 		body:   &loopbackBody{PipeReader: reader, cancel: cancel},
 		headed: make(chan *http.Response, 1), ctx: ctx,
 	}
+	// neither side of the pipe may wait for the other when the caller has given up
+	forget := context.AfterFunc(req.Context(), func() { _ = writer.CloseWithError(req.Context().Err()) })
+	aborted := make(chan struct{})
 	go func() {
 		defer func() {
-			// net/http does the same for a connection's goroutine: one broken request must not end the process
-			if p := recover(); p != nil && p != http.ErrAbortHandler {
+			forget()
+			_ = in.Body.Close()
+			// net/http does the same for a connection's goroutine: a broken or aborted request ends no process, and its
+			// client must not take half an answer for a whole one
+			if recover() != nil {
 				_ = writer.CloseWithError(io.ErrUnexpectedEOF)
+				close(aborted)
+				return
 			}
 			w.WriteHeader(http.StatusOK)
 			_ = writer.Close()
-			if in.Body != nil {
-				_ = in.Body.Close()
-			}
 		}()
 		t.handler().ServeHTTP(w, in)
 	}()
@@ -87,6 +92,14 @@ func (t *loopbackTransport) RoundTrip(req *http.Request) (*http.Response, error)
 	select {
 	case resp := <-w.headed:
 		return resp, nil
+	case <-aborted:
+		select {
+		case resp := <-w.headed:
+			return resp, nil
+		default:
+			cancel()
+			return nil, io.ErrUnexpectedEOF
+		}
 	case <-req.Context().Done():
 		cancel()
 		return nil, context.Cause(req.Context())
