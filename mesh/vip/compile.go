@@ -3,6 +3,8 @@ package vip
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -78,8 +80,13 @@ func compilePort(s services.Service, port *corev1.ServicePort, node Node) []Fron
 	for _, addr := range clusterIPs(spec) {
 		add(internal, addr, port.Port)
 	}
-	for _, addr := range externalIPs(s.Service) {
+	for _, addr := range parseAddrs(spec.ExternalIPs) {
 		add(external, addr, port.Port)
+	}
+	guarded := external
+	guarded.Sources = sourceRanges(spec)
+	for _, addr := range balancerIPs(s.Service) {
+		add(guarded, addr, port.Port)
 	}
 	if port.NodePort != 0 {
 		for _, addr := range node.IPs {
@@ -122,9 +129,9 @@ type candidate struct {
 }
 
 // candidatesOf collects the endpoints for port that are ready, or serve while they terminate.
-func candidatesOf(slices []*discoveryv1.EndpointSlice, port *corev1.ServicePort, node Node) []candidate {
+func candidatesOf(all []*discoveryv1.EndpointSlice, port *corev1.ServicePort, node Node) []candidate {
 	var out []candidate
-	for _, slice := range slices {
+	for _, slice := range all {
 		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
 			continue
 		}
@@ -261,17 +268,46 @@ func clusterIPs(spec *corev1.ServiceSpec) []netip.Addr {
 	return parseAddrs(texts)
 }
 
-func externalIPs(s *corev1.Service) []netip.Addr {
-	texts := s.Spec.ExternalIPs
-	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		for _, in := range s.Status.LoadBalancer.Ingress {
-			if in.IP != "" && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {
-				texts = append(texts[:len(texts):len(texts)], in.IP)
-			}
+// balancerIPs are the addresses that a load balancer leaves for the nodes to answer.
+func balancerIPs(s *corev1.Service) []netip.Addr {
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return nil
+	}
+	var texts []string
+	for _, in := range s.Status.LoadBalancer.Ingress {
+		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
+			texts = append(texts, in.IP)
 		}
 	}
 	return parseAddrs(texts)
 }
+
+// sourceRanges are disjoint: the kernel's set of ranges takes no overlaps. Ranges of which none is IPv4 admit nobody.
+func sourceRanges(spec *corev1.ServiceSpec) []netip.Prefix {
+	if len(spec.LoadBalancerSourceRanges) == 0 {
+		return nil
+	}
+	var all []netip.Prefix
+	for _, text := range spec.LoadBalancerSourceRanges {
+		if p, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && p.Addr().Is4() {
+			all = append(all, p.Masked())
+		}
+	}
+	slices.SortFunc(all, netip.Prefix.Compare) // a range comes before all that lie within it
+	var out []netip.Prefix
+	for _, p := range all {
+		if len(out) == 0 || !out[len(out)-1].Overlaps(p) {
+			out = append(out, p)
+		}
+	}
+	if len(out) == 0 {
+		return []netip.Prefix{nobody}
+	}
+	return out
+}
+
+// nobody is a range from which no packet comes (RFC 6890).
+var nobody = netip.MustParsePrefix("240.0.0.0/32")
 
 // parseAddrs skips what is not an address: validation has seen the objects, a foreign family is not ours to serve.
 func parseAddrs(texts []string) []netip.Addr {

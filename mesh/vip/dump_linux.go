@@ -82,6 +82,15 @@ func (k *kernelRuleset) readElements(s State) error {
 			s.Endpoints[EndpointKey{front, nativeIndex(e.Key[frontBytes:])}] = target
 			return err
 		}),
+		k.each(k.maps.guarded, func(front FrontKey, _ nftables.SetElement) error {
+			s.Guarded[front] = struct{}{}
+			return nil
+		}),
+		k.each(k.maps.sources, func(front FrontKey, e nftables.SetElement) error {
+			source, err := decodeSource(e.Key, e.KeyEnd)
+			s.Sources[SourceKey{front, source}] = struct{}{}
+			return err
+		}),
 		k.each(k.maps.sticky, func(front FrontKey, e nftables.SetElement) error {
 			target, err := decodeTarget(e.Key[frontBytes:])
 			s.Sticky[StickyKey{front, target}] = struct{}{}

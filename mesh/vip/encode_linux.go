@@ -3,7 +3,9 @@ package vip
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -43,7 +45,7 @@ func encodeVerdict(v VerdictElement) nftables.SetElement {
 	return nftables.SetElement{Key: encodeFront(v.Key), VerdictData: verdict}
 }
 
-func encodeRefused(k FrontKey) nftables.SetElement { return nftables.SetElement{Key: encodeFront(k)} }
+func encodeKey(k FrontKey) nftables.SetElement { return nftables.SetElement{Key: encodeFront(k)} }
 
 func encodeEndpoint(e EndpointElement) nftables.SetElement {
 	return nftables.SetElement{
@@ -54,6 +56,26 @@ func encodeEndpoint(e EndpointElement) nftables.SetElement {
 
 func encodeSticky(k StickyKey) nftables.SetElement {
 	return nftables.SetElement{Key: append(encodeFront(k.Front), encodeTarget(k.Target)...)}
+}
+
+// encodeSource makes an element of a set of ranges: both ends of every part, also of those that are one value.
+func encodeSource(k SourceKey) nftables.SetElement {
+	from := k.Source.Addr().As4()
+	last := binary.BigEndian.Uint32(from[:]) | uint32(1<<(32-k.Source.Bits())-1)
+	front := encodeFront(k.Front)
+	return nftables.SetElement{
+		Key:    slices.Concat(front, from[:]),
+		KeyEnd: binary.BigEndian.AppendUint32(slices.Clone(front), last),
+	}
+}
+
+func decodeSource(key, end []byte) (netip.Prefix, error) {
+	if len(key) < frontBytes+4 || len(end) < frontBytes+4 {
+		return netip.Prefix{}, fmt.Errorf("range of %d and %d bytes is too short", len(key), len(end))
+	}
+	from, to := key[frontBytes:], end[frontBytes:]
+	size := binary.BigEndian.Uint32(to) - binary.BigEndian.Uint32(from)
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte(from)), 32-bits.Len32(size)), nil
 }
 
 func nativeUint32(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }

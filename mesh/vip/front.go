@@ -58,6 +58,9 @@ type Front struct {
 	// dropped when it is empty while Targets is not.
 	LocalOutside bool
 	Local        []netip.AddrPort
+	// Sources are whom a load balancer's address answers (loadBalancerSourceRanges), IPv4, masked, disjoint and sorted;
+	// none means everybody. The node itself is always answered.
+	Sources []netip.Prefix
 	// Affinity is how long a client stays with the target it has had (sessionAffinity: ClientIP); 0 means each
 	// connection is its own.
 	Affinity time.Duration
@@ -66,7 +69,7 @@ type Front struct {
 func (f *Front) equal(o *Front) bool {
 	return f == o || f != nil && o != nil &&
 		f.Key == o.Key && f.DropInside == o.DropInside && f.LocalOutside == o.LocalOutside && f.Affinity == o.Affinity &&
-		slices.Equal(f.Targets, o.Targets) && slices.Equal(f.Local, o.Local)
+		slices.Equal(f.Targets, o.Targets) && slices.Equal(f.Local, o.Local) && slices.Equal(f.Sources, o.Sources)
 }
 
 // Chain names a chain that picks one of Count targets at random. There is one per distinct shape, not one per Service:
@@ -116,6 +119,12 @@ type EndpointKey struct {
 type StickyKey struct {
 	Front  FrontKey
 	Target netip.AddrPort
+}
+
+// SourceKey says that clients from this range may use a guarded front.
+type SourceKey struct {
+	Front  FrontKey
+	Source netip.Prefix
 }
 
 // inside is the verdict for clients in the cluster; false: nothing matches, so the packet is refused.

@@ -69,6 +69,9 @@ const (
 func (m *Memory) Lookup(client netip.Addr, key FrontKey) (Fate, []netip.AddrPort) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if _, guarded := m.state.Guarded[key]; guarded && !slices.Contains(m.node.IPs, client) && !m.admits(client, key) {
+		return Dropped, nil
+	}
 	verdict, found := Verdict{}, false
 	inside := m.node.ClusterCIDR.Contains(client) || slices.Contains(m.node.IPs, client)
 	if !inside {
@@ -94,6 +97,15 @@ func (m *Memory) Lookup(client netip.Addr, key FrontKey) (Fate, []netip.AddrPort
 		targets[i] = m.state.Endpoints[EndpointKey{key, uint32(start + i)}]
 	}
 	return Sent, targets
+}
+
+func (m *Memory) admits(client netip.Addr, key FrontKey) bool {
+	for source := range m.state.Sources {
+		if source.Front == key && source.Source.Contains(client) {
+			return true
+		}
+	}
+	return false
 }
 
 var _ Ruleset = (*Memory)(nil)

@@ -123,6 +123,15 @@ func (w *world) pod(name string) (*nstest.Namespace, string) {
 // sync gives the node these endpoints of Service web, changed by change.
 func (w *world) sync(change func(*corev1.ServiceSpec), endpoints ...discoveryv1.Endpoint) {
 	w.t.Helper()
+	w.syncService(func(s *corev1.Service) {
+		if change != nil {
+			change(&s.Spec)
+		}
+	}, endpoints...)
+}
+
+func (w *world) syncService(change func(*corev1.Service), endpoints ...discoveryv1.Endpoint) {
+	w.t.Helper()
 	s := slice(endpoints...)
 	// The same pods serve UDP under another port name.
 	s.Ports = append(s.Ports, discoveryv1.EndpointPort{
@@ -130,10 +139,8 @@ func (w *world) sync(change func(*corev1.ServiceSpec), endpoints ...discoveryv1.
 	})
 	web := service(func(spec *corev1.ServiceSpec) {
 		spec.Ports = append(spec.Ports, corev1.ServicePort{Name: "udp", Protocol: corev1.ProtocolUDP, Port: 80})
-		if change != nil {
-			change(spec)
-		}
 	})
+	change(web)
 	batch := services.Batch{Services: []*corev1.Service{web}, Slices: []*discoveryv1.EndpointSlice{s}}
 	if err := w.proxy.Sync(context.Background(), batch); err != nil {
 		w.t.Fatal(err)
@@ -327,6 +334,27 @@ func TestUDPClientLeavesGoneEndpoint(t *testing.T) {
 	if name, _, err := nstest.AskOn(conn, patience); err != nil || name != "b" {
 		t.Errorf("after a restart: %q, %v; want b", name, err)
 	}
+}
+
+func TestLoadBalancerSourceRanges(t *testing.T) {
+	w := newWorld(t)
+	a, _ := w.pod("a")
+	_, bIP := w.pod("b")
+	balanced := func(ranges ...string) func(*corev1.Service) {
+		return func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.LoadBalancerSourceRanges = corev1.ServiceTypeLoadBalancer, ranges
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.8"}}
+		}
+	}
+	w.syncService(balanced("192.0.2.8/31", "203.0.113.0/24"), endpoint(bIP, "n1", nil))
+	w.expect(w.outside, "tcp4", "198.51.100.8:80", "192.0.2.9", "b")
+	w.expectSilence(a, "tcp4", "198.51.100.8:80")
+	w.expect(a, "tcp4", "10.96.0.10:80", "", "b") // the cluster IP is not guarded
+	w.syncService(balanced("10.32.0.0/12"), endpoint(bIP, "n1", nil))
+	w.expectSilence(w.outside, "tcp4", "198.51.100.8:80")
+	w.expect(a, "tcp4", "198.51.100.8:80", "", "b")
+	w.syncService(balanced(), endpoint(bIP, "n1", nil))
+	w.expect(w.outside, "tcp4", "198.51.100.8:80", "192.0.2.9", "b")
 }
 
 func TestHostPort(t *testing.T) {

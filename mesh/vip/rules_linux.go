@@ -27,6 +27,7 @@ func layoutName(node Node) string {
 // The ruleset, with nftables' own words (n and t vary, one chain per shape that is in use):
 //
 //	chain prerouting  { nat prerouting dstnat
+//	    ip daddr . l4proto . dport @guarded ip daddr . l4proto . dport . ip saddr != @sources drop
 //	    ip saddr != <cluster> ip daddr . l4proto . dport vmap @outside
 //	    ip daddr . l4proto . dport vmap @vips }
 //	chain output      { nat output dstnat: ip daddr . l4proto . dport vmap @vips }
@@ -71,8 +72,8 @@ const (
 
 // mapSets are the named sets of the table.
 type mapSets struct {
-	table                                                        *nftables.Table
-	vips, outside, refused, endpoints, sticky, affinity, hairpin *nftables.Set
+	table                                                                          *nftables.Table
+	vips, outside, refused, endpoints, sticky, affinity, hairpin, guarded, sources *nftables.Set
 }
 
 func newMaps() mapSets {
@@ -99,7 +100,10 @@ func newMaps() mapSets {
 		sticky:    set(5, "sticky", concat(front, target)),
 		affinity:  set(6, "affinity", concat(address, front)),
 		hairpin:   set(7, "hairpin", concat(address, address)),
+		guarded:   set(8, "guarded", concat(front)),
+		sources:   set(9, "sources", concat(front, address)),
 	}
+	m.sources.Interval = true
 	for _, verdicts := range []*nftables.Set{m.vips, m.outside} {
 		verdicts.IsMap, verdicts.DataType = true, nftables.TypeVerdict
 	}
@@ -115,7 +119,7 @@ const affinitySize = 1 << 20
 
 func (k *kernelRuleset) addMaps() error {
 	m := k.maps
-	for _, s := range []*nftables.Set{m.vips, m.outside, m.refused, m.endpoints, m.sticky, m.affinity, m.hairpin} {
+	for _, s := range []*nftables.Set{m.vips, m.outside, m.refused, m.endpoints, m.sticky, m.affinity, m.hairpin, m.guarded, m.sources} {
 		if err := k.conn.AddSet(s, nil); err != nil {
 			return err
 		}
@@ -142,6 +146,11 @@ func (k *kernelRuleset) addBaseChains(node Node) {
 		})
 	}
 	pre := nat("prerouting", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	k.addRule(pre, loadFront(), load(regTarget, sourceOffset), []expr.Any{
+		&expr.Lookup{SourceRegister: regDest, SetID: m.guarded.ID, SetName: m.guarded.Name},
+		&expr.Lookup{SourceRegister: regDest, SetID: m.sources.ID, SetName: m.sources.Name, Invert: true},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	})
 	k.addRule(pre, inPrefix(sourceOffset, node.ClusterCIDR, expr.CmpOpNeq), loadFront(), verdictFrom(m.outside))
 	k.addRule(pre, loadFront(), verdictFrom(m.vips))
 	out := nat("output", nftables.ChainHookOutput, nftables.ChainPriorityNATDest)

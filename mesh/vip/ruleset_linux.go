@@ -144,9 +144,11 @@ func (k *kernelRuleset) stageElements(e Elements, do func(*nftables.Set, []nftab
 	return errors.Join(
 		inChunks(do, k.maps.vips, e.Vips, encodeVerdict),
 		inChunks(do, k.maps.outside, e.Outside, encodeVerdict),
-		inChunks(do, k.maps.refused, e.Refused, encodeRefused),
+		inChunks(do, k.maps.refused, e.Refused, encodeKey),
 		inChunks(do, k.maps.endpoints, e.Endpoints, encodeEndpoint),
 		inChunks(do, k.maps.sticky, e.Sticky, encodeSticky),
+		inChunks(do, k.maps.guarded, e.Guarded, encodeKey),
+		inChunks(do, k.maps.sources, e.Sources, encodeSource),
 	)
 }
 

@@ -2,6 +2,7 @@ package vip
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -17,6 +18,8 @@ type State struct {
 	Refused   map[FrontKey]struct{}          // nobody answers: say so at once
 	Endpoints map[EndpointKey]netip.AddrPort // whom the chains pick from
 	Sticky    map[StickyKey]struct{}         // whom a returning client may return to
+	Guarded   map[FrontKey]struct{}          // answer only clients from their Sources
+	Sources   map[SourceKey]struct{}
 	Chains    map[Chain]struct{}
 }
 
@@ -25,6 +28,7 @@ func NewState() State {
 	return State{
 		Vips: map[FrontKey]Verdict{}, Outside: map[FrontKey]Verdict{}, Refused: map[FrontKey]struct{}{},
 		Endpoints: map[EndpointKey]netip.AddrPort{}, Sticky: map[StickyKey]struct{}{}, Chains: map[Chain]struct{}{},
+		Guarded: map[FrontKey]struct{}{}, Sources: map[SourceKey]struct{}{},
 	}
 }
 
@@ -48,6 +52,12 @@ func (s State) add(f *Front) {
 		for i, target := range f.Local {
 			s.Endpoints[EndpointKey{f.Key, uint32(localIndex + i)}] = target
 		}
+	}
+	if len(f.Sources) > 0 {
+		s.Guarded[f.Key] = struct{}{}
+	}
+	for _, source := range f.Sources {
+		s.Sources[SourceKey{f.Key, source}] = struct{}{}
 	}
 	if f.Affinity > 0 {
 		for _, target := range f.everyTarget() {
@@ -86,6 +96,8 @@ type Elements struct {
 	Refused       []FrontKey
 	Endpoints     []EndpointElement
 	Sticky        []StickyKey
+	Guarded       []FrontKey
+	Sources       []SourceKey
 }
 
 // VerdictElement is an entry of Vips or Outside.
@@ -106,7 +118,7 @@ func (c Changes) Empty() bool {
 }
 
 func (e Elements) count() int {
-	return len(e.Vips) + len(e.Outside) + len(e.Refused) + len(e.Endpoints) + len(e.Sticky)
+	return len(e.Vips) + len(e.Outside) + len(e.Refused) + len(e.Endpoints) + len(e.Sticky) + len(e.Guarded) + len(e.Sources)
 }
 
 // Diff returns what turns old into next, sorted.
@@ -117,6 +129,8 @@ func Diff(old, next State) Changes {
 	c.Delete.Refused, c.Add.Refused = diffMaps(old.Refused, next.Refused, first[FrontKey])
 	c.Delete.Endpoints, c.Add.Endpoints = diffMaps(old.Endpoints, next.Endpoints, endpointElement)
 	c.Delete.Sticky, c.Add.Sticky = diffMaps(old.Sticky, next.Sticky, first[StickyKey])
+	c.Delete.Guarded, c.Add.Guarded = diffMaps(old.Guarded, next.Guarded, first[FrontKey])
+	c.Delete.Sources, c.Add.Sources = diffMaps(old.Sources, next.Sources, first[SourceKey])
 	c.DeleteChains, c.AddChains = diffMaps(old.Chains, next.Chains, first[Chain])
 	c.Gone = goneUDP(old, next)
 	c.sort()
@@ -171,64 +185,78 @@ func (s State) Apply(c Changes) error {
 
 func (s State) delete(e Elements) error {
 	for _, v := range e.Vips {
-		if s.Vips[v.Key] != v.Verdict {
-			return fmt.Errorf("delete vip %s: not there as %s", v.Key, v.Verdict)
+		if err := remove("vip", s.Vips, v.Key, v.Verdict); err != nil {
+			return err
 		}
-		delete(s.Vips, v.Key)
 	}
 	for _, v := range e.Outside {
-		if s.Outside[v.Key] != v.Verdict {
-			return fmt.Errorf("delete outside %s: not there as %s", v.Key, v.Verdict)
+		if err := remove("outside", s.Outside, v.Key, v.Verdict); err != nil {
+			return err
 		}
-		delete(s.Outside, v.Key)
-	}
-	for _, key := range e.Refused {
-		if _, ok := s.Refused[key]; !ok {
-			return fmt.Errorf("delete refused %s: not there", key)
-		}
-		delete(s.Refused, key)
 	}
 	for _, p := range e.Endpoints {
-		if s.Endpoints[p.Key] != p.Target {
-			return fmt.Errorf("delete endpoint %v: not there as %s", p.Key, p.Target)
+		if err := remove("endpoint", s.Endpoints, p.Key, p.Target); err != nil {
+			return err
 		}
-		delete(s.Endpoints, p.Key)
 	}
-	for _, key := range e.Sticky {
-		if _, ok := s.Sticky[key]; !ok {
-			return fmt.Errorf("delete sticky %v: not there", key)
-		}
-		delete(s.Sticky, key)
-	}
-	return nil
+	return errors.Join(
+		removeAll("refused", s.Refused, e.Refused), removeAll("sticky", s.Sticky, e.Sticky),
+		removeAll("guarded", s.Guarded, e.Guarded), removeAll("source", s.Sources, e.Sources),
+	)
 }
 
 func (s State) insert(e Elements) error {
 	for _, v := range e.Vips {
-		if was, ok := s.Vips[v.Key]; ok && was != v.Verdict {
-			return fmt.Errorf("add vip %s: there already as %s", v.Key, was)
+		if err := put("vip", s.Vips, v.Key, v.Verdict); err != nil {
+			return err
 		}
-		s.Vips[v.Key] = v.Verdict
 	}
 	for _, v := range e.Outside {
-		if was, ok := s.Outside[v.Key]; ok && was != v.Verdict {
-			return fmt.Errorf("add outside %s: there already as %s", v.Key, was)
+		if err := put("outside", s.Outside, v.Key, v.Verdict); err != nil {
+			return err
 		}
-		s.Outside[v.Key] = v.Verdict
-	}
-	for _, key := range e.Refused {
-		s.Refused[key] = struct{}{}
 	}
 	for _, p := range e.Endpoints {
-		if was, ok := s.Endpoints[p.Key]; ok && was != p.Target {
-			return fmt.Errorf("add endpoint %v: there already as %s", p.Key, was)
+		if err := put("endpoint", s.Endpoints, p.Key, p.Target); err != nil {
+			return err
 		}
-		s.Endpoints[p.Key] = p.Target
 	}
-	for _, key := range e.Sticky {
-		s.Sticky[key] = struct{}{}
+	putAll(s.Refused, e.Refused)
+	putAll(s.Sticky, e.Sticky)
+	putAll(s.Guarded, e.Guarded)
+	putAll(s.Sources, e.Sources)
+	return nil
+}
+
+func remove[K, V comparable](what string, m map[K]V, key K, value V) error {
+	if was, ok := m[key]; !ok || was != value {
+		return fmt.Errorf("delete %s %v: not there as %v", what, key, value)
+	}
+	delete(m, key)
+	return nil
+}
+
+func removeAll[K comparable](what string, m map[K]struct{}, keys []K) error {
+	for _, key := range keys {
+		if err := remove(what, m, key, struct{}{}); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+func put[K, V comparable](what string, m map[K]V, key K, value V) error {
+	if was, ok := m[key]; ok && was != value {
+		return fmt.Errorf("add %s %v: there already as %v", what, key, was)
+	}
+	m[key] = value
+	return nil
+}
+
+func putAll[K comparable](m map[K]struct{}, keys []K) {
+	for _, key := range keys {
+		m[key] = struct{}{}
+	}
 }
 
 // String lists everything, one element a line, sorted: the same text for the same state.
@@ -253,6 +281,12 @@ func (s State) String() string {
 	for key := range s.Sticky {
 		lines = append(lines, fmt.Sprintf("sticky %s %s", key.Front, key.Target))
 	}
+	for key := range s.Guarded {
+		lines = append(lines, fmt.Sprintf("guarded %s", key))
+	}
+	for key := range s.Sources {
+		lines = append(lines, fmt.Sprintf("source %s %s", key.Front, key.Source))
+	}
 	for chain := range s.Chains {
 		lines = append(lines, "chain "+chain.Name())
 	}
@@ -273,6 +307,10 @@ func (c *Changes) sort() {
 			return cmp.Or(a.Key.Front.compare(b.Key.Front), cmp.Compare(a.Key.Index, b.Key.Index))
 		})
 		slices.SortFunc(e.Sticky, compareSticky)
+		slices.SortFunc(e.Guarded, FrontKey.compare)
+		slices.SortFunc(e.Sources, func(a, b SourceKey) int {
+			return cmp.Or(a.Front.compare(b.Front), a.Source.Compare(b.Source))
+		})
 	}
 	byName := func(a, b Chain) int { return strings.Compare(a.Name(), b.Name()) }
 	slices.SortFunc(c.AddChains, byName)

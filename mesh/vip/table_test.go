@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"pgregory.net/rapid"
 )
 
@@ -27,6 +28,10 @@ func drawFront(t *rapid.T) Front {
 	}
 	if f.LocalOutside {
 		f.Local = sortTargets(rapid.SliceOfN(target, 0, 3).Draw(t, "local"))
+	}
+	if rapid.Bool().Draw(t, "guarded") {
+		texts := rapid.SliceOfN(rapid.SampledFrom([]string{"192.0.2.0/24", "192.0.2.9/32", "10.0.0.0/8", "0.0.0.0/1", "fd00::/8"}), 1, 3)
+		f.Sources = sourceRanges(&corev1.ServiceSpec{LoadBalancerSourceRanges: texts.Draw(t, "sources")})
 	}
 	f.DropInside = len(f.Targets) == 0 && rapid.Bool().Draw(t, "drop")
 	return f
