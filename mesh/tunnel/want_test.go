@@ -105,29 +105,23 @@ func TestLearnedEndpointIsKept(t *testing.T) {
 	}
 }
 
-// recorder is a Device that does nothing but remember, and fails when told to.
+// recorder counts how often the device is read, and fails when told to.
 type recorder struct {
-	have  Have
+	Memory
 	reads int
 	fail  error
 }
 
-func (r *recorder) Name() string                 { return "wg" }
-func (r *recorder) Userspace() bool              { return true }
-func (r *recorder) Peers() ([]PeerStatus, error) { return nil, nil }
-func (r *recorder) Close() error                 { return nil }
-
 func (r *recorder) Have() (Have, error) {
 	r.reads++
-	return r.have, nil
+	return r.Memory.Have()
 }
 
 func (r *recorder) Configure(plan Plan) error {
 	if r.fail != nil {
 		return r.fail
 	}
-	r.have = r.have.Apply(plan)
-	return nil
+	return r.Memory.Configure(plan)
 }
 
 func TestSyncReadsTheDeviceOnlyWhenUnsure(t *testing.T) {
