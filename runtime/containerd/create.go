@@ -108,18 +108,18 @@ func (e *Engine) makeContainer(ctx context.Context, c *container, image *imageIn
 		return diskError(err)
 	}
 	prepared := false
-	if !image.userFilesKnown() {
-		// The first container of an image: its root file system is read for users.
+	if !image.filesKnown() {
+		// The first container of an image: its root file system is looked at.
 		mounts, err := e.prepare(ctx, c.ID, image)
 		if err != nil {
 			return err
 		}
 		c.mounts, prepared = mounts, true
-		if err := image.loadUserFiles(ctx, mounts); err != nil {
-			return fmt.Errorf("users of image %s: %w", c.Image, err)
+		if err := image.loadFiles(ctx, mounts); err != nil {
+			return fmt.Errorf("files of image %s: %w", c.Image, err)
 		}
 	}
-	input.files = image.userFiles()
+	input.files = image.knownFiles()
 	spec, err := e.buildSpec(ctx, input)
 	if err != nil {
 		return err

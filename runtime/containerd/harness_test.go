@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	ggcrname "github.com/google/go-containerregistry/pkg/name"
+	"golang.org/x/sys/unix"
 
 	"shoal/runtime/containerd"
 	"shoal/runtime/pods"
@@ -85,10 +86,23 @@ type host struct {
 	daemon     *containerd.Daemon
 	engine     *containerd.Engine
 	change     func(*containerd.Config)
+	unmount    string // a test's own file system, or empty
 }
 
-// newHost starts both; everything is gone after the test.
+// newHost starts both, with the test image; everything is gone after the test.
 func newHost(t testing.TB, change func(*containerd.Config)) *host {
+	t.Helper()
+	h := emptyHost(t, change)
+	h.startDaemon()
+	h.open()
+	if _, err := h.engine.Import(t.Context(), bytes.NewReader(probeTarball(t))); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// emptyHost has its folders and starts nothing.
+func emptyHost(t testing.TB, change func(*containerd.Config)) *host {
 	t.Helper()
 	dataDir, err := os.MkdirTemp("", "shoal-engine-")
 	if err != nil {
@@ -103,11 +117,6 @@ func newHost(t testing.TB, change func(*containerd.Config)) *host {
 		change:     change,
 	}
 	t.Cleanup(h.destroy)
-	h.startDaemon()
-	h.open()
-	if _, err := h.engine.Import(t.Context(), bytes.NewReader(probeTarball(t))); err != nil {
-		t.Fatal(err)
-	}
 	return h
 }
 
@@ -171,6 +180,11 @@ func (h *host) destroy() {
 	if h.daemon != nil {
 		if err := h.daemon.Close(true); err != nil {
 			h.t.Errorf("stop containerd: %v", err)
+		}
+	}
+	if h.unmount != "" {
+		if err := unix.Unmount(h.unmount, 0); err != nil {
+			h.t.Errorf("unmount: %v", err)
 		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

@@ -40,7 +40,7 @@ type imageInfo struct {
 
 	mu      sync.Mutex
 	targets map[string]digest.Digest // name → manifest or index; replaced, never changed
-	files   *userFiles               // nil until read
+	files   *imageFiles              // nil until read
 }
 
 func (i *imageInfo) names() map[string]digest.Digest {
@@ -58,20 +58,24 @@ func (i *imageInfo) setNames(change func(map[string]digest.Digest)) {
 	i.targets = names
 }
 
-func (i *imageInfo) userFilesKnown() bool {
+func (i *imageInfo) filesKnown() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.files != nil
 }
 
-func (i *imageInfo) userFiles() userFiles {
+func (i *imageInfo) knownFiles() imageFiles {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return *i.files
 }
 
-func (i *imageInfo) loadUserFiles(ctx context.Context, mounts []mount.Mount) error {
-	files, err := readUserFiles(ctx, mounts)
+func (i *imageInfo) loadFiles(ctx context.Context, mounts []mount.Mount) error {
+	entrypoint := ""
+	if command := slices.Concat(i.config.Entrypoint, i.config.Cmd); len(command) > 0 {
+		entrypoint = command[0]
+	}
+	files, err := readImageFiles(ctx, mounts, entrypoint)
 	if err != nil {
 		return err
 	}
@@ -227,8 +231,17 @@ func (e *Engine) loadImages(ctx context.Context) error {
 	return nil
 }
 
-// indexImage reads an image's manifest and config from the content store.
+// indexImage reads an image and puts it into the index.
 func (e *Engine) indexImage(ctx context.Context, image images.Image) (*imageInfo, error) {
+	info, err := e.readImage(ctx, image)
+	if err != nil {
+		return nil, err
+	}
+	return e.images.add(info), nil
+}
+
+// readImage reads an image's manifest and config from the content store.
+func (e *Engine) readImage(ctx context.Context, image images.Image) (*imageInfo, error) {
 	store := e.client.ContentStore()
 	manifest, err := images.Manifest(ctx, store, image.Target, platforms.Default())
 	if err != nil {
@@ -246,11 +259,11 @@ func (e *Engine) indexImage(ctx context.Context, image images.Image) (*imageInfo
 	for _, layer := range manifest.Layers {
 		size += layer.Size
 	}
-	return e.images.add(&imageInfo{
+	return &imageInfo{
 		ID:      manifest.Config.Digest.String(),
 		config:  config.Config,
 		chainID: identity.ChainID(config.RootFS.DiffIDs).String(),
 		size:    size,
 		targets: map[string]digest.Digest{image.Name: image.Target.Digest},
-	}), nil
+	}, nil
 }

@@ -160,16 +160,18 @@ func (e *Engine) Import(ctx context.Context, tarball io.Reader) ([]pods.Image, e
 	}
 	var list []pods.Image
 	for _, image := range stored {
-		info, err := e.indexImage(ctx, image)
+		info, err := e.readImage(ctx, image)
 		if err != nil {
 			// An image for other platforms only.
 			e.logger.Warn("imported image cannot run here", "image", image.Name, "err", err)
 			continue
 		}
 		if err := client.NewImageWithPlatform(e.client, image, platforms.Default()).Unpack(ctx, e.config.Snapshotter); err != nil {
-			return nil, fmt.Errorf("unpack %s: %w", image.Name, diskError(err))
+			// Half an image must not look like one.
+			deleteErr := ignoreNotFound(e.client.ImageService().Delete(ctx, image.Name))
+			return nil, errors.Join(fmt.Errorf("unpack %s: %w", image.Name, diskError(err)), deleteErr)
 		}
-		list = append(list, info.public())
+		list = append(list, e.images.add(info).public())
 	}
 	if len(list) == 0 {
 		return nil, fmt.Errorf("%w: the tarball holds no image for %s", pods.ErrImageInvalid, platforms.DefaultString())

@@ -11,6 +11,8 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sys/unix"
 
 	"shoal/runtime/containerd"
 	"shoal/runtime/pods"
@@ -196,5 +199,31 @@ func TestImport(t *testing.T) {
 	}
 	if info, err := h.engine.Info(t.Context()); err != nil || info.Version == "" || info.ImageRoot == "" || info.ImageBytes == 0 {
 		t.Errorf("info %+v, %v", info, err)
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	h := emptyHost(t, nil)
+	root := filepath.Join(h.dataDir, "containerd")
+	if err := os.Mkdir(root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("small", root, "tmpfs", 0, "size=3m"); err != nil {
+		t.Fatal(err)
+	}
+	h.unmount = root
+	h.startDaemon()
+	h.open()
+	_, err := h.engine.Import(t.Context(), bytes.NewReader(probeTarball(t)))
+	if err == nil || !strings.Contains(err.Error(), "the disk is full") {
+		t.Errorf("import: %v", err)
+	}
+	ref, _ := testRegistry(t, "")
+	_, err = h.engine.Pull(t.Context(), ref, nil, nil)
+	if !errors.Is(err, pods.ErrImagePull) || !strings.Contains(err.Error(), "the disk is full") {
+		t.Errorf("pull: %v", err)
+	}
+	if list, err := h.engine.ListImages(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("half an image is listed: %+v, %v", list, err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
+	runc "github.com/containerd/go-runc"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 	"github.com/containerd/ttrpc"
@@ -61,6 +62,8 @@ func newService(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The service has set its own, which executes the runtime for each command.
+	runc.Monitor = &inlineMonitor{ProcessMonitor: runc.Monitor}
 	return &service{TTRPCTaskService: inner, recorder: recorder, owner: os.Getenv(OwnerEnv)}, nil
 }
 

@@ -8,6 +8,7 @@ package crilog
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -140,10 +141,14 @@ func (l *Log) write(at time.Time, stream, tag string, content []byte) error {
 	e = append(append(e, content...), '\n')
 	l.entry = e
 	n, err := l.file.Write(e)
-	l.size += int64(n)
 	if err != nil {
+		// Half an entry would spoil the next one too.
+		if n > 0 {
+			err = errors.Join(err, l.file.Truncate(l.size))
+		}
 		return fmt.Errorf("write log: %w", err)
 	}
+	l.size += int64(n)
 	if l.target.MaxBytes > 0 && l.size >= l.target.MaxBytes && tag == tagFull {
 		return l.rotate()
 	}

@@ -5,6 +5,7 @@ package containerd
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,22 +19,54 @@ import (
 	"github.com/moby/sys/user"
 )
 
-// userFiles are an image's /etc/passwd and /etc/group; nil where it has none.
-type userFiles struct{ passwd, group []byte }
+// imageFiles are what a container's spec needs of its image's files.
+type imageFiles struct {
+	passwd, group []byte // /etc/passwd and /etc/group; nil where there is none
+	code32        bool   // there may be programs of the machine's 32-bit architecture
+}
 
-// readUserFiles mounts a root file system for a moment. An image's files never
+// loaders of 32-bit programs that share libraries. A static one is only known by
+// being the image's entrypoint.
+var loaders32 = []string{"lib/ld-linux.so.2", "lib/ld-musl-i386.so.1", "lib/ld-linux-armhf.so.3", "lib/ld-musl-armhf.so.1"}
+
+// readImageFiles mounts a root file system for a moment. An image's files never
 // change, so this is done once for each image.
-func readUserFiles(ctx context.Context, mounts []mount.Mount) (userFiles, error) {
-	var files userFiles
+func readImageFiles(ctx context.Context, mounts []mount.Mount, entrypoint string) (imageFiles, error) {
+	var files imageFiles
 	err := mount.WithReadonlyTempMount(ctx, mounts, func(root string) error {
 		var err error
 		if files.passwd, err = readInside(root, "etc/passwd"); err != nil {
 			return err
 		}
-		files.group, err = readInside(root, "etc/group")
-		return err
+		if files.group, err = readInside(root, "etc/group"); err != nil {
+			return err
+		}
+		for _, loader := range loaders32 {
+			if path, err := continuityfs.RootPath(root, loader); err == nil && exists(path) {
+				files.code32 = true
+			}
+		}
+		if path, err := continuityfs.RootPath(root, entrypoint); err == nil && elf32(path) {
+			files.code32 = true
+		}
+		return nil
 	})
 	return files, err
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// elf32 reports whether the file is a 32-bit program.
+func elf32(path string) bool {
+	file, err := elf.Open(path)
+	if err != nil {
+		return false // a script, or nothing
+	}
+	defer file.Close()
+	return file.Class == elf.ELFCLASS32
 }
 
 // readInside reads a file below root and follows no link out of it. nil when
