@@ -43,6 +43,7 @@ type grammar struct {
 	Image      imageCommand      `cmd:"" help:"Import and list images on this host."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
 	Lab        labCommand        `cmd:"" help:"Run a whole cluster on this machine, in namespaces, and show it."`
+	Bench      benchCommand      `cmd:"" help:"Take the project's figures on labs of this machine, each beside a reference measured in the same run."`
 }
 
 // Run carries out one command line, without the program's name. Its error is

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"shoal/examples"
@@ -42,6 +43,24 @@ var serviceCIDR = netip.MustParsePrefix("10.96.0.0/16")
 
 // Run goes through the demo. The Service stays reachable from the host until Close.
 func (d *Demo) Run(ctx context.Context) error {
+	if err := d.Prepare(ctx); err != nil {
+		return err
+	}
+	if err := d.show(ctx, "get", "nodes", "-o", "wide"); err != nil {
+		return err
+	}
+	if err := d.show(ctx, "get", "deployments,pods,services", "-l", "app=web", "-o", "wide"); err != nil {
+		return err
+	}
+	if len(d.Lab.Peers) == 1 {
+		fmt.Fprintln(d.Out, "\nOne peer: there is no other that could take over, so none is killed. Try --peers 3.")
+		return nil
+	}
+	return d.losePeer(ctx)
+}
+
+// Prepare brings the Deployment and its Service up and reaches it from everywhere.
+func (d *Demo) Prepare(ctx context.Context) error {
 	if d.WebAddress == "" {
 		d.WebAddress = "127.0.0.1:8080"
 	}
@@ -63,17 +82,7 @@ func (d *Demo) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := d.show(ctx, "get", "nodes", "-o", "wide"); err != nil {
-		return err
-	}
-	if err := d.show(ctx, "get", "deployments,pods,services", "-l", "app=web", "-o", "wide"); err != nil {
-		return err
-	}
-	if len(d.Lab.Peers) == 1 {
-		fmt.Fprintln(d.Out, "\nOne peer: there is no other that could take over, so none is killed. Try --peers 3.")
-		return nil
-	}
-	return d.losePeer(ctx)
+	return nil
 }
 
 // Close ends the forwarder to the Service.
@@ -97,19 +106,37 @@ func (l *Lab) clientFor(n int) (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(config)
 }
 
-func (d *Demo) loadImage(ctx context.Context) error {
-	archive, err := buildWebImage(ctx, d.Lab.Dir)
+// Config is for a client that speaks to one peer from inside that peer's own namespace, without a forwarder between, and has no limit of
+// its own.
+func (l *Lab) Config(n int) (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", l.Kubeconfig)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	config.Host, config.QPS, config.Burst = "https://"+net.JoinHostPort(l.Peers[n].Address, apiPort), -1, -1
+	config.Dial = l.Peers[n].host.dial
+	return config, nil
+}
+
+func (d *Demo) loadImage(ctx context.Context) error {
+	_, err := d.Lab.LoadWebImage(ctx)
+	return err
+}
+
+// LoadWebImage builds the demo's image, imports it on every peer and returns the tarball. The server inside it lies beside the tarball, as
+// "web": the image holds nothing else.
+func (l *Lab) LoadWebImage(ctx context.Context) (archive string, err error) {
+	if archive, err = buildWebImage(ctx, l.Dir); err != nil {
+		return "", err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, peer := range d.Lab.Peers {
+	for _, peer := range l.Peers {
 		group.Go(func() error {
 			_, err := peer.Command(ctx, "image", "import", archive)
 			return err
 		})
 	}
-	return group.Wait()
+	return archive, group.Wait()
 }
 
 func (d *Demo) apply(ctx context.Context) error {
@@ -240,9 +267,9 @@ func fetchFrom(ctx context.Context, dialer interface {
 	return string(body), err
 }
 
-// victim is the peer to kill: one with a web pod, and not the one whose routes the client uses, because the loss of a router is not
+// Victim is the peer to kill, with the web pods that will be lost: one with a web pod, and not the one whose routes the client uses, because the loss of a router is not
 // what the demo shows.
-func (d *Demo) victim(ctx context.Context) (*Peer, []corev1.Pod, error) {
+func (d *Demo) Victim(ctx context.Context) (*Peer, []corev1.Pod, error) {
 	pods, err := d.client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=web"})
 	if err != nil {
 		return nil, nil, err

@@ -146,12 +146,15 @@ func (l *Lab) addPeer(n int) (*Peer, error) {
 }
 
 func (l *Lab) startPeer(ctx context.Context, peer *Peer, args ...string) error {
+	begun := time.Now()
 	if err := peer.Start(append(args, l.cfg.JoinArgs...)...); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	return peer.Await(ctx)
+	err := peer.Await(ctx)
+	peer.Took = time.Since(begun)
+	return err
 }
 
 // joinOthers adds every further peer through the first, all at once.

@@ -24,7 +24,7 @@ type Loss struct {
 
 // losePeer kills a peer and shows what happens.
 func (d *Demo) losePeer(ctx context.Context) error {
-	victim, lost, err := d.victim(ctx)
+	victim, lost, err := d.Victim(ctx)
 	if err != nil {
 		return err
 	}

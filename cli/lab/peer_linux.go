@@ -28,6 +28,8 @@ type Peer struct {
 	API string
 	// Address is its own in the underlay.
 	Address string
+	// Took is the time from its first start until it was ready.
+	Took time.Duration
 
 	host    *host
 	binary  string
@@ -60,6 +62,11 @@ func (p *Peer) Start(args ...string) error {
 		close(p.exited)
 	}()
 	return nil
+}
+
+// Dial connects from inside the peer's namespace, as a program on that host would. The address must be literal.
+func (p *Peer) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return p.host.dial(ctx, network, address)
 }
 
 // Pid is the process ID of the peer, 0 when it does not run.

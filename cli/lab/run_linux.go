@@ -64,6 +64,9 @@ func keepLogs(l *Lab, out io.Writer) {
 	fmt.Fprintf(out, "\nThe peers' logs are kept in %s\n", dir)
 }
 
+// Progress prints one line per step to out, with its time: a Config.Progress.
+func Progress(out io.Writer) func(step string) (done func(error)) { return steps{out: out}.step }
+
 // steps prints one line per step, with its time.
 type steps struct{ out io.Writer }
 
