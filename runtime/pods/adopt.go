@@ -32,6 +32,9 @@ func (a *Agent) adopt(ctx context.Context) error {
 			w = a.newWorker(c.Pod)
 			a.workers[c.Pod.UID] = w
 			w.bind(c.Pod)
+			if a.synced { // and not among what should run
+				w.remove()
+			}
 		}
 		w.restore(c.Record)
 	}

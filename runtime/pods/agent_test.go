@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -453,14 +454,14 @@ func TestRestartedAgentAdopts(t *testing.T) {
 		}
 		r.engine.Exit(string(ended.UID), "main", 7, true) // while nobody listens
 		calls := len(r.engine.Calls())
-		writes := r.cluster.writes[keep.UID]
 
 		r.start()
 		after(2 * time.Second)
 		if got := r.engine.Running(); !slices.Equal(got, []string{"ended/main", "gone/main", "keep/main"}) {
 			t.Errorf("without the cluster: running %q", got)
 		}
-		r.agent.Set([]*corev1.Pod{keep, ended})
+		r.stop()
+		r.start(keep, ended)
 		after(2 * time.Second)
 		if got := r.engine.Running(); !slices.Equal(got, []string{"ended/main", "keep/main"}) {
 			t.Errorf("running %q", got)
@@ -473,8 +474,14 @@ func TestRestartedAgentAdopts(t *testing.T) {
 		if now := containerStatus(t, r.cluster.status(keep), "main"); now.ContainerID != before.ContainerID || now.RestartCount != 0 || !now.Ready {
 			t.Errorf("adopted: %+v", now)
 		}
-		if r.cluster.writes[keep.UID] > writes+1 {
-			t.Errorf("%d writes for a pod that did not change", r.cluster.writes[keep.UID]-writes)
+		writes := r.cluster.writes[keep.UID]
+		r.stop()
+		known := keep.DeepCopy()
+		known.Status = r.cluster.status(keep)
+		r.start(known, ended)
+		after(2 * time.Second)
+		if n := r.cluster.writes[keep.UID] - writes; n != 0 {
+			t.Errorf("%d writes for a pod that did not change", n)
 		}
 		if c := containerStatus(t, r.cluster.status(ended), "main"); c.RestartCount != 1 || c.LastTerminationState.Terminated == nil || c.LastTerminationState.Terminated.ExitCode != 7 {
 			t.Errorf("the one that ended: %+v", c)
@@ -496,8 +503,7 @@ func TestHostRestart(t *testing.T) {
 		r.stop()
 		r.engine.Crash()
 		after(time.Minute)
-		r.start()
-		r.agent.Set([]*corev1.Pod{service, job})
+		r.start(service, job) // known before the agent runs
 		after(30 * time.Second)
 		s := r.cluster.status(service)
 		if c := containerStatus(t, s, "main"); s.Phase != corev1.PodRunning || c.RestartCount != 1 || c.LastTerminationState.Terminated == nil || c.LastTerminationState.Terminated.Reason != "ContainerStatusUnknown" {
@@ -612,15 +618,16 @@ func TestRuntimeDown(t *testing.T) {
 
 func TestVolumeAndNetworkFailuresHeal(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		broken := true
+		var broken atomic.Bool
+		broken.Store(true)
 		r.volumes.PrepareErr = func(*corev1.Pod) error {
-			if broken {
+			if broken.Load() {
 				return errors.New(`secret "x" not found`)
 			}
 			return nil
 		}
 		r.network.AttachErr = func() error {
-			if broken {
+			if broken.Load() {
 				return errors.New("no addresses left")
 			}
 			return nil
@@ -636,7 +643,7 @@ func TestVolumeAndNetworkFailuresHeal(t *testing.T) {
 		if r.cluster.eventCount("FailedMount: secret \"x\" not found") == 0 || r.cluster.eventCount("FailedCreatePodSandBox") == 0 {
 			t.Errorf("events %q", r.cluster.events)
 		}
-		broken = false
+		broken.Store(false)
 		after(12 * time.Second)
 		if s := r.cluster.status(pod); s.Phase != corev1.PodRunning {
 			t.Errorf("phase %s", s.Phase)

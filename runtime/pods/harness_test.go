@@ -81,8 +81,8 @@ func newRig(t *testing.T, dir string) *rig {
 	return r
 }
 
-// start makes and runs an agent (again).
-func (r *rig) start() {
+// start makes and runs an agent (again). With pods it is told of them before it runs.
+func (r *rig) start(known ...*corev1.Pod) {
 	r.t.Helper()
 	agent, err := pods.New(pods.Config{
 		Engine: r.engine, Network: r.network, Volumes: r.volumes, NodeName: nodeName, DataDir: filepath.Join(r.dir, "agent"),
@@ -93,6 +93,9 @@ func (r *rig) start() {
 	})
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	if len(known) > 0 {
+		agent.Set(known)
 	}
 	ctx, cancel := context.WithCancel(r.t.Context())
 	done := make(chan error, 1)

@@ -29,13 +29,16 @@ func Plan(pod *corev1.Pod, state PodState, now time.Time) Decision {
 		p.prepare()
 	case state.Fenced:
 		p.stopAll(now.Add(state.FenceGrace), "fenced: this node lost its lease")
+	case p.containers():
+		p.out.Actions, p.out.Probes, p.waiting = nil, nil, nil // a pod that is over starts nothing any more
+		p.rec.Backoffs = cloneMap(state.Record.Backoffs)
+		p.end()
 	default:
 		p.prepare()
-		if p.containers() {
-			p.end()
-		}
 	}
-	p.removeOld()
+	if !p.ending {
+		p.removeOld()
+	}
 	p.rec.Status = p.status()
 	p.out.Status = p.rec.Status
 	return p.out
@@ -387,7 +390,7 @@ func (p *planner) removeOld() {
 	for i := range p.state.Containers {
 		c := &p.state.Containers[i]
 		newest := p.latest[c.Name]
-		if c.Attempt < newest.Attempt && newest.Status != StatusCreated && !p.state.InFlight[Key{Verb: Teardown}] {
+		if c.Attempt < newest.Attempt && newest.Status != StatusCreated {
 			p.try(Action{Key: Key{Verb: RemoveContainer, Subject: c.ID}, Container: c.Name, ID: c.ID})
 		}
 	}

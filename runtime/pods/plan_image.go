@@ -31,7 +31,7 @@ func (p *planner) image(c *corev1.Container, lastExit time.Time) (Image, bool) {
 	inspect, pull := Key{Verb: InspectImage, Subject: c.Image}, Key{Verb: PullImage, Subject: c.Image}
 	switch c.ImagePullPolicy {
 	case corev1.PullAlways:
-		if known && fact.Pulled && fact.At.After(lastExit) {
+		if known && fact.Pulled && !fact.At.Before(lastExit) {
 			return fact.Image, true
 		}
 		p.try(Action{Key: pull, Container: c.Name})

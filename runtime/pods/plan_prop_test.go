@@ -77,6 +77,9 @@ func (m *model) plan() Decision {
 	d := Plan(m.pod, m.state, m.now)
 	seen := map[Key]bool{}
 	for _, a := range d.Actions {
+		if a.Verb == Teardown && len(d.Actions) > 1 {
+			m.t.Fatalf("a teardown together with %+v", d.Actions)
+		}
 		if seen[a.Key] || m.state.InFlight[a.Key] {
 			m.t.Fatalf("%v twice", a.Key)
 		}
@@ -115,6 +118,11 @@ func (m *model) checkAction(a Action) {
 		}
 		m.checkOrder(a.Container)
 	case Teardown, DeletePod:
+		for key := range m.flying {
+			if key.Verb != PullImage && key.Verb != InspectImage && key.Verb != RunPostStart && key != a.Key {
+				m.t.Fatalf("%s while %s is in flight", a.Verb, key.Verb)
+			}
+		}
 		for _, c := range m.state.Containers {
 			if c.Status == StatusRunning {
 				m.t.Fatalf("%s while %s runs", a.Verb, c.Name)
@@ -305,7 +313,8 @@ func (m *model) settle() Decision {
 			m.now = d.Wake
 		}
 	}
-	m.t.Fatalf("no rest after 400 rounds: in flight %v, state %+v", sortedKeys(m.flying), m.state)
+	d := Plan(m.pod, m.state, m.now)
+	m.t.Fatalf("no rest after 400 rounds at %s: in flight %v, then %+v wake %s, failures %v, waiting %+v", m.now, sortedKeys(m.flying), d.Actions, d.Wake, m.state.Failures, d.Status.ContainerStatuses)
 	return Decision{}
 }
 

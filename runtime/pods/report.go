@@ -33,7 +33,11 @@ func (r *reporter) offer(ctx context.Context, w *worker, status corev1.PodStatus
 		}
 		return
 	}
-	if r.sent != nil && equality.Semantic.DeepEqual(*r.sent, status) {
+	stored := r.sent
+	if stored == nil { // nothing was sent in this life: what the API has may be right already
+		stored = &w.pod.Status
+	}
+	if equality.Semantic.DeepEqual(*stored, status) {
 		return
 	}
 	r.active, r.urgent = true, make(chan struct{})
