@@ -152,17 +152,29 @@ func (a *Agent) launch(w *worker) {
 	})
 }
 
-// forget drops a worker whose pod is over.
+// forget drops a worker whose pod is over, or begins anew when the pod was bound again meanwhile.
 func (a *Agent) forget(w *worker) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	w.mu.Lock()
+	next, bound := w.next, w.state.Bound
+	w.mu.Unlock()
 	delete(a.workers, w.uid)
-	a.gone[w.uid] = time.Now()
+	if next != nil {
+		again := a.newWorker(next)
+		again.bind(next)
+		a.workers[w.uid] = again
+		a.launch(again)
+		return
+	}
+	if bound {
+		a.gone[w.uid] = time.Now()
+	}
 	for uid, at := range a.gone {
 		if time.Since(at) > goneFor {
 			delete(a.gone, uid)
 		}
 	}
-	a.mu.Unlock()
 }
 
 func (a *Agent) worker(uid types.UID) *worker {

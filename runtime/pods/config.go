@@ -67,8 +67,9 @@ type Reports struct {
 	// Status writes a changed status. Write MergeStatus(stored, status) so that conditions of others survive. An error for which
 	// apierrors.IsNotFound holds means the pod is gone: the agent stops it.
 	Status func(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) error
-	// Deleted is called once nothing of a pod with a deletion timestamp is left on the node. pod carries its final status: write it
-	// and delete the object with grace period 0 (one transaction). NotFound counts as success.
+	// Deleted is called once nothing of a pod with a deletion timestamp is left on the node: delete the object with grace period 0.
+	// pod carries its final status, which nobody will see unless the pod has finalizers; then Status was called with it before.
+	// NotFound counts as success.
 	Deleted func(ctx context.Context, pod *corev1.Pod) error
 	// Event records an event of type corev1.EventTypeNormal or EventTypeWarning. fieldPath is "spec.containers{web}" or "".
 	// It must not block.

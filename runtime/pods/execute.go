@@ -101,12 +101,22 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, sandbox *Sandbox, acti
 		}
 		return func(s *PodState) { s.TornDown, s.Sandbox, s.IPs, s.Containers = true, nil, nil, nil }, nil
 	case DeletePod:
-		if err := a.cfg.Reports.Deleted(ctx, pod); err != nil && !isGone(err) {
-			return nil, err
-		}
-		return func(s *PodState) { s.Deleted = true }, nil
+		return w.deletePod(ctx, pod)
 	}
 	return nil, fmt.Errorf("unknown verb %q", action.Verb)
+}
+
+// deletePod deletes the object. One with finalizers stays for others to look at: it gets its final status first.
+func (w *worker) deletePod(ctx context.Context, pod *corev1.Pod) (effect, error) {
+	if len(pod.Finalizers) > 0 {
+		if err := w.agent.cfg.Reports.Status(ctx, pod, *pod.Status.DeepCopy()); err != nil && !isGone(err) {
+			return nil, err
+		}
+	}
+	if err := w.agent.cfg.Reports.Deleted(ctx, pod); err != nil && !isGone(err) {
+		return nil, err
+	}
+	return func(s *PodState) { s.Deleted = true }, nil
 }
 
 func (w *worker) event(pod *corev1.Pod, path, reason, message string) {

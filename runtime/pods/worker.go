@@ -23,6 +23,7 @@ type worker struct {
 
 	mu           sync.Mutex
 	pod          *corev1.Pod // nil never; not to be changed
+	next         *corev1.Pod // bound again while this worker was ending the pod: a new worker follows
 	state        PodState
 	claimedUntil time.Time // while not bound
 	refreshAt    time.Time // volumes
@@ -65,12 +66,22 @@ func (w *worker) poke() {
 	}
 }
 
+// bind takes in the pod's newest object. A pod that is being removed is removed first, and begins again after that.
 func (w *worker) bind(pod *corev1.Pod) {
-	w.update(func(s *PodState) { w.pod, s.Bound, s.Removed = pod, true, false })
+	w.update(func(s *PodState) {
+		if s.Removed {
+			w.next = pod
+			return
+		}
+		w.pod, s.Bound = pod, true
+	})
 }
 
 func (w *worker) remove() {
-	w.update(func(s *PodState) { s.Removed = s.Bound })
+	w.update(func(s *PodState) {
+		w.next = nil
+		s.Removed = s.Removed || s.Bound
+	})
 }
 
 func (w *worker) setFence(f fence) { w.update(func(*PodState) { w.fence = f }) }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -109,7 +110,7 @@ func (e *Engine) Stats(ctx context.Context) ([]pods.PodStats, error) {
 	for _, p := range byPod {
 		out = append(out, *p)
 	}
-	slices.SortFunc(out, func(a, b pods.PodStats) int { return len(a.PodUID) - len(b.PodUID) })
+	slices.SortFunc(out, func(a, b pods.PodStats) int { return strings.Compare(a.PodUID, b.PodUID) })
 	return out, nil
 }
 
@@ -167,6 +168,8 @@ func (n *Network) Existing(context.Context) (map[types.UID][]netip.Addr, error) 
 type Volumes struct {
 	// PrepareErr fails preparations while it returns an error.
 	PrepareErr func(pod *corev1.Pod) error
+	// Again is after what time Prepare wants to be called again; 0 for never.
+	Again time.Duration
 
 	mu       sync.Mutex
 	prepared map[types.UID]bool
@@ -187,6 +190,9 @@ func (v *Volumes) Prepare(_ context.Context, pod *corev1.Pod) (time.Time, error)
 		v.prepared = map[types.UID]bool{}
 	}
 	v.prepared[pod.UID] = true
+	if v.Again > 0 {
+		return time.Now().Add(v.Again), nil
+	}
 	return time.Time{}, nil
 }
 
