@@ -98,8 +98,7 @@ func Open(c Config) (*Membership, error) {
 	events := make(chan serf.Event, eventBacklog)
 	s, err := serf.Create(m.serfConfig(c, events))
 	if err != nil {
-		m.transport.Shutdown()
-		return nil, fmt.Errorf("start gossip on %s: %w", c.Advertise, err)
+		return nil, errors.Join(fmt.Errorf("start gossip on %s: %w", c.Advertise, err), m.transport.Shutdown())
 	}
 	m.serf = s
 	go m.follow(events)
