@@ -87,6 +87,10 @@ func kubernetesSlice(port uint16, addresses []netip.Addr) *discoveryv1.EndpointS
 	return slice
 }
 
+// setKubernetesEndpoints keeps the older form of the same: Endpoints are deprecated, but clients from before EndpointSlices
+// look for the API there, and kube-apiserver writes them too.
+//
+//nolint:staticcheck // see above
 func (s *Server) setKubernetesEndpoints(ctx context.Context, ports map[uint16][]netip.Addr) error {
 	client := s.client.CoreV1().Endpoints(metav1.NamespaceDefault)
 	subsets := kubernetesSubsets(ports)
@@ -107,6 +111,7 @@ func (s *Server) setKubernetesEndpoints(ctx context.Context, ports map[uint16][]
 	return err
 }
 
+//nolint:staticcheck // of Endpoints, see setKubernetesEndpoints
 func kubernetesSubsets(ports map[uint16][]netip.Addr) []corev1.EndpointSubset {
 	var subsets []corev1.EndpointSubset
 	for port, addresses := range ports {

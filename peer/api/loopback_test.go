@@ -17,7 +17,7 @@ func loopbackOf(handler http.HandlerFunc) http.RoundTripper {
 	return &loopbackTransport{handler: func() http.Handler { return handler }, user: &user.DefaultInfo{Name: "me"}}
 }
 
-func loopbackRequest(t *testing.T, ctx context.Context, body string) *http.Request {
+func loopbackRequest(ctx context.Context, t *testing.T, body string) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, loopbackHost+"/path?q=1", strings.NewReader(body))
 	if err != nil {
@@ -33,7 +33,7 @@ func TestLoopbackAnswersAsItsUser(t *testing.T) {
 		w.Header().Set("X-Test", "yes")
 		w.WriteHeader(http.StatusCreated)
 		fmt.Fprintf(w, "%v %s %s %s", ok, who.User.GetName(), r.URL.Path, body)
-	}).RoundTrip(loopbackRequest(t, t.Context(), "hello"))
+	}).RoundTrip(loopbackRequest(t.Context(), t, "hello"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestLoopbackAnswersAsItsUser(t *testing.T) {
 }
 
 func TestLoopbackIsNotForgedFromOutside(t *testing.T) {
-	req := loopbackRequest(t, t.Context(), "")
+	req := loopbackRequest(t.Context(), t, "")
 	req.Header.Set("X-Remote-User", "me")
 	if _, ok, err := authenticateLoopback(req); ok || err != nil {
 		t.Errorf("ok %v, err %v", ok, err)
@@ -68,7 +68,7 @@ func TestLoopbackEnds(t *testing.T) {
 	}
 	t.Run("the reader closes", func(t *testing.T) {
 		ended := make(chan struct{})
-		resp, err := loopbackOf(stream(ended)).RoundTrip(loopbackRequest(t, t.Context(), ""))
+		resp, err := loopbackOf(stream(ended)).RoundTrip(loopbackRequest(t.Context(), t, ""))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestLoopbackEnds(t *testing.T) {
 	t.Run("the caller gives up", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
-		resp, err := loopbackOf(stream(ended)).RoundTrip(loopbackRequest(t, ctx, ""))
+		resp, err := loopbackOf(stream(ended)).RoundTrip(loopbackRequest(ctx, t, ""))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestLoopbackEnds(t *testing.T) {
 			defer close(ended)
 			cancel()
 			<-r.Context().Done()
-		}).RoundTrip(loopbackRequest(t, ctx, ""))
+		}).RoundTrip(loopbackRequest(ctx, t, ""))
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("round trip: %v", err)
 		}
@@ -107,7 +107,7 @@ func TestLoopbackEnds(t *testing.T) {
 		resp, err := loopbackOf(func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprint(w, "half")
 			panic(http.ErrAbortHandler)
-		}).RoundTrip(loopbackRequest(t, t.Context(), ""))
+		}).RoundTrip(loopbackRequest(t.Context(), t, ""))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,7 +116,7 @@ func TestLoopbackEnds(t *testing.T) {
 		}
 	})
 	t.Run("the handler aborts at once", func(t *testing.T) {
-		_, err := loopbackOf(func(http.ResponseWriter, *http.Request) { panic("broken") }).RoundTrip(loopbackRequest(t, t.Context(), ""))
+		_, err := loopbackOf(func(http.ResponseWriter, *http.Request) { panic("broken") }).RoundTrip(loopbackRequest(t.Context(), t, ""))
 		if !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("round trip: %v", err)
 		}

@@ -26,7 +26,7 @@ func TestWatch(t *testing.T) {
 	defer w.Stop()
 	object := must(maps.Create(t.Context(), configMap("watched", "a"), metav1.CreateOptions{}))(t)
 	object.Data = map[string]string{"key": "value"}
-	object = must(maps.Update(t.Context(), object, metav1.UpdateOptions{}))(t)
+	must(maps.Update(t.Context(), object, metav1.UpdateOptions{}))(t)
 	if err := maps.Delete(t.Context(), "a", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

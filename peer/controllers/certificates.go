@@ -100,8 +100,8 @@ func policy(life time.Duration, usages []certificatesv1.KeyUsage) authority.Sign
 	}
 }
 
-func usages(csr *certificatesv1.CertificateSigningRequest) sets.String {
-	set := sets.NewString()
+func usages(csr *certificatesv1.CertificateSigningRequest) sets.Set[string] {
+	set := sets.New[string]()
 	for _, u := range csr.Spec.Usages {
 		set.Insert(string(u))
 	}
@@ -110,21 +110,25 @@ func usages(csr *certificatesv1.CertificateSigningRequest) sets.String {
 
 // signers are the signers that the cluster's CA stands for, with what they demand of a request. See
 // https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#kubernetes-signers
-var signers = map[string]func(*x509.CertificateRequest, sets.String) error{
-	certificatesv1.KubeAPIServerClientSignerName:        checkClient,
-	certificatesv1.KubeAPIServerClientKubeletSignerName: capi.ValidateKubeletClientCSR,
-	certificatesv1.KubeletServingSignerName:             capi.ValidateKubeletServingCSR,
+var signers = map[string]func(*x509.CertificateRequest, sets.Set[string]) error{
+	certificatesv1.KubeAPIServerClientSignerName: checkClient,
+	certificatesv1.KubeAPIServerClientKubeletSignerName: func(request *x509.CertificateRequest, usages sets.Set[string]) error {
+		return capi.ValidateKubeletClientCSR(request, sets.NewString(usages.UnsortedList()...))
+	},
+	certificatesv1.KubeletServingSignerName: func(request *x509.CertificateRequest, usages sets.Set[string]) error {
+		return capi.ValidateKubeletServingCSR(request, sets.NewString(usages.UnsortedList()...))
+	},
 }
 
 // checkClient demands what upstream's signer of client certificates does. In addition it refuses URIs: the same CA signs
 // the certificates by which peers know each other, and those name the peer in a URI.
-func checkClient(request *x509.CertificateRequest, usages sets.String) error {
+func checkClient(request *x509.CertificateRequest, usages sets.Set[string]) error {
 	if len(request.URIs) > 0 {
 		return fmt.Errorf("a client certificate must not name URIs")
 	}
-	allowed := sets.NewString(string(certificatesv1.UsageDigitalSignature), string(certificatesv1.UsageKeyEncipherment), string(certificatesv1.UsageClientAuth))
+	allowed := sets.New(string(certificatesv1.UsageDigitalSignature), string(certificatesv1.UsageKeyEncipherment), string(certificatesv1.UsageClientAuth))
 	if !usages.Has(string(certificatesv1.UsageClientAuth)) || !allowed.IsSuperset(usages) {
-		return fmt.Errorf("usages must include %q and may otherwise be %v", certificatesv1.UsageClientAuth, allowed.List())
+		return fmt.Errorf("usages must include %q and may otherwise be %v", certificatesv1.UsageClientAuth, sets.List(allowed))
 	}
 	return nil
 }
