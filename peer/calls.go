@@ -156,17 +156,19 @@ func (p *Peer) leaveCluster(ctx context.Context, progress func(string)) error {
 		return err
 	}
 	progress("removing the node")
+	p.gone.Store(true) // from here on the node does not write itself down again
 	if err := client.CoreV1().Nodes().Delete(ctx, p.self.Name, metav1.DeleteOptions{}); err != nil {
 		return err
 	}
-	record := identity.PeerRecord{PeerID: p.self.ID, Name: p.self.Name}
-	if err := removePeer(ctx, p.host, record); err != nil {
+	if err := removePeer(ctx, p.host, identity.PeerRecord{PeerID: p.self.ID, Name: p.self.Name}); err != nil {
 		return err
 	}
 	if err := p.members.Leave(ctx); err != nil {
 		p.log.Warn("saying goodbye failed", "error", err)
 	}
-	p.gone.Store(true)
+	if err := p.node.clear(ctx); err != nil {
+		p.log.Warn("pods that stayed could not be ended", "error", err)
+	}
 	progress("left the cluster")
 	time.AfterFunc(200*time.Millisecond, p.leave)
 	return nil

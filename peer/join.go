@@ -251,6 +251,9 @@ func (p *Peer) saveSeeds() error {
 	return os.Rename(path+".new", path)
 }
 
+// alive tells whether gossip believes a peer to be there.
+func (p *Peer) alive(peerID string) bool { return slices.Contains(p.members.Alive(), peerID) }
+
 // serveJoin lets further hosts in.
 func (p *Peer) serveJoin(ctx context.Context) error {
 	listener, err := p.link.Listen(identity.JoinService)
@@ -279,10 +282,10 @@ func (p *Peer) serveJoin(ctx context.Context) error {
 			return record, true, nil
 		},
 		NameTaken: func(ctx context.Context, name, peerID string) (bool, error) {
-			return nameTaken(ctx, p.host, name, peerID)
+			return nameTaken(ctx, p.host, p.alive, name, peerID)
 		},
 		RegisterPeer: func(ctx context.Context, record identity.PeerRecord) error {
-			err := registerPeer(ctx, p.host, record)
+			err := registerPeer(ctx, p.host, p.alive, record)
 			if errors.Is(err, errNameTaken) {
 				return identity.NameTakenRefusal(record.Name)
 			}

@@ -75,7 +75,7 @@ func decided(key string) bool {
 	kind, rest, _ := strings.Cut(strings.TrimPrefix(key, registry), "/")
 	switch kind {
 	case "pods", "minions", "namespaces", "deployments", "replicasets", "controllers", "statefulsets", "daemonsets", "jobs", "cronjobs",
-		"controllerrevisions", "endpointslices", "priorityclasses", "persistentvolumes", "persistentvolumeclaims", "poddisruptionbudgets":
+		"controllerrevisions", "endpointslices", "priorityclasses", "storageclasses", "persistentvolumes", "persistentvolumeclaims", "poddisruptionbudgets":
 		return true
 	case "services":
 		return strings.HasPrefix(rest, "specs/") || strings.HasPrefix(rest, "endpoints/")

@@ -126,7 +126,7 @@ func (p *Peer) leadMeta(ctx context.Context) error {
 	defer cancel()
 	return (&meta{
 		host: p.host, commit: p.committer(), renewals: p.renewals, repair: repair.Defaults(), failed: p.failedNodes,
-		advertise: p.api.SetKubernetesEndpoints, log: p.log,
+		advertise: p.api.SetKubernetesEndpoints, forget: p.forgetGone, log: p.log,
 		shards: &shardKeeper{
 			host: p.host, members: p.members.Members, changed: changed, log: p.log,
 			options: shards.Options{Voters: 3, Hysteresis: time.Minute},

@@ -26,14 +26,37 @@ const (
 	fenceGrace    = 2 * time.Second
 )
 
-// leaseRequest renews the lease of the calling peer's node.
+// leaseRequest renews the lease of the calling peer's node. Now is that peer's clock.
 type leaseRequest struct {
-	Node string `json:"node"`
+	Node string    `json:"node"`
+	Now  time.Time `json:"now"`
 }
 
-// leaseAnswer says when the lease was renewed, by the clock of the peer that holds the table.
+// leaseAnswer says when the lease was renewed, by the clock of the peer that holds the table, and how far that clock is ahead of the
+// median of all peers'.
 type leaseAnswer struct {
-	Renewed time.Time `json:"renewed"`
+	Renewed time.Time     `json:"renewed"`
+	Ahead   time.Duration `json:"ahead"`
+}
+
+// clock is how far this peer's clock is ahead of the peers' median, as the lease's exchange shows it, to within a round trip.
+type clock struct {
+	lock  sync.Mutex
+	by    time.Duration
+	known bool
+}
+
+func (c *clock) note(by time.Duration) {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	c.by, c.known = by, true
+}
+
+// ahead is consensus.Config.Offset.
+func (c *clock) ahead() (time.Duration, bool) {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	return c.by, c.known
 }
 
 var errNotMetaLeader = errors.New("this peer does not lead the meta shard")
@@ -45,6 +68,7 @@ type renewer struct {
 	self  string // peer ID
 	node  string
 	local *renewals
+	clock *clock
 	// fence is called once when the lease could not be renewed for fenceAfter, unfence once it could again.
 	fence   func(ctx context.Context)
 	unfence func()
@@ -98,10 +122,18 @@ func (r *renewer) renew(ctx context.Context) error {
 	case "":
 		return errors.New("the meta shard has no leader")
 	case r.self:
-		r.local.renew(r.node, time.Now())
+		r.local.renew(r.node, time.Now(), 0)
+		r.clock.note(r.local.ahead())
 		return nil
 	}
-	return r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node}, &leaseAnswer{})
+	var answer leaseAnswer
+	begun := time.Now()
+	if err := r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node, Now: begun}, &answer); err != nil {
+		return err
+	}
+	middle := begun.Add(time.Since(begun) / 2)
+	r.clock.note(middle.Sub(answer.Renewed) + answer.Ahead)
+	return nil
 }
 
 func (r *renewer) note(at time.Time) {
@@ -126,8 +158,8 @@ func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) 
 			return leaseAnswer{}, errors.New("a peer renews only its own node's lease")
 		}
 		now := time.Now()
-		table.renew(in.Node, now)
-		return leaseAnswer{Renewed: now}, nil
+		table.renew(in.Node, now, in.Now.Sub(now))
+		return leaseAnswer{Renewed: now, Ahead: table.ahead()}, nil
 	})
 }
 

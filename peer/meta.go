@@ -3,7 +3,9 @@ package peer
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,19 +19,32 @@ import (
 	"shoal/placement/repair"
 )
 
-// renewals is when each node last renewed its lease with this peer, by this peer's clock. Liveness lives here and in no log (D7).
+// renewals is when each node last renewed its lease with this peer, by this peer's clock, and how far the node's clock was ahead then.
+// Liveness lives here and in no log (D7).
 type renewals struct {
-	lock sync.Mutex
-	at   map[string]time.Time
+	lock    sync.Mutex
+	at      map[string]time.Time
+	offsets map[string]time.Duration
 }
 
-func (r *renewals) renew(node string, now time.Time) {
+func (r *renewals) renew(node string, now time.Time, offset time.Duration) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
 	if r.at == nil {
-		r.at = map[string]time.Time{}
+		r.at, r.offsets = map[string]time.Time{}, map[string]time.Duration{}
 	}
-	r.at[node] = now
+	r.at[node], r.offsets[node] = now, offset
+}
+
+// ahead is how far this peer's clock is ahead of the median of all clocks that the table has heard of.
+func (r *renewals) ahead() time.Duration {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if len(r.offsets) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(maps.Values(r.offsets))
+	return -sorted[len(sorted)/2]
 }
 
 // snapshot copies the table.
@@ -56,11 +71,14 @@ type meta struct {
 	// advertise tells the API who serves it.
 	advertise func(ctx context.Context, peers []netip.AddrPort) error
 	shards    *shardKeeper
-	log       *slog.Logger
+	// forget removes peers that are gone and whose Node object somebody deleted: this is how a machine that will not come back is given up.
+	forget func(ctx context.Context, hasNode func(name string) bool) error
+	log    *slog.Logger
 
 	queue      *queue
 	view       *placement.View
 	since      time.Time
+	swept      time.Time
 	advertised string
 }
 
@@ -100,6 +118,7 @@ func (m *meta) loop(ctx context.Context) error {
 		}
 		m.judge(ctx, time.Now())
 		m.publish(ctx)
+		m.sweep(ctx, time.Now())
 	}
 }
 
@@ -128,6 +147,23 @@ func (m *meta) judge(ctx context.Context, now time.Time) {
 		case <-m.queue.wake:
 		case <-time.After(10 * time.Millisecond):
 		}
+	}
+}
+
+// sweepInterval is how often the meta leader looks for peers to forget.
+const sweepInterval = 5 * time.Second
+
+func (m *meta) sweep(ctx context.Context, now time.Time) {
+	if now.Sub(m.swept) < sweepInterval {
+		return
+	}
+	m.swept = now
+	err := m.forget(ctx, func(name string) bool {
+		node, known := m.view.Node(name)
+		return known && node.Object != nil
+	})
+	if err != nil && ctx.Err() == nil {
+		m.log.Warn("peers that are gone could not be forgotten", "error", err)
 	}
 }
 

@@ -35,7 +35,7 @@ import (
 
 // Interfaces in the host's network namespace.
 const (
-	bridgeName = "shoal0"
+	podInterface = "shoal0"
 	// tunnelPrefix is completed by the peer's ID: control sockets of userspace tunnels lie in one folder of the machine, whichever network
 	// namespace their peers are in.
 	tunnelPrefix = "shl"
@@ -116,7 +116,7 @@ func (n *node) openEngine(ctx context.Context) error {
 	return err
 }
 
-// openNetwork takes this node's pod range and makes bridge, tunnel, virtual IPs and the name server. What a predecessor left stands until
+// openNetwork takes this node's pod range and makes the pods' network, the tunnel, the virtual IPs and the name server. What a predecessor left stands until
 // the data plane has something better.
 func (n *node) openNetwork(ctx context.Context) error {
 	p := n.peer
@@ -203,14 +203,27 @@ func (n *node) Run(ctx context.Context) error {
 	return errors.Join(err, n.close())
 }
 
-// close leaves containers, network and rules as they are, for the next peer on this host.
+// clear ends what still runs here, for a peer that leaves for good: pods of DaemonSets, which no drain moves.
+func (n *node) clear(ctx context.Context) error {
+	inventory, err := n.engine.List(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, sandbox := range inventory.Sandboxes {
+		failed = append(failed, n.engine.RemoveSandbox(ctx, sandbox.PodUID))
+	}
+	return errors.Join(append(failed, n.proxy.Close(ctx), n.podnet.Close(ctx))...)
+}
+
+// close leaves containers, network and rules as they are, for the next peer on this host. Only the daemon of a peer that has left ends.
 func (n *node) close() error {
 	var failed []error
 	if n.engine != nil {
 		failed = append(failed, n.engine.Close())
 	}
 	if n.daemon != nil {
-		failed = append(failed, n.daemon.Close(false))
+		failed = append(failed, n.daemon.Close(n.peer.gone.Load()))
 	}
 	if n.tunnel != nil {
 		// A userspace tunnel ends with this process anyway; the kernel's stays.

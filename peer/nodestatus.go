@@ -62,6 +62,9 @@ func (n *node) syncStatus(ctx context.Context) error {
 	if !n.peer.serving.Load() {
 		return errStarting
 	}
+	if n.peer.gone.Load() {
+		return nil // a node that is leaving does not come back by itself
+	}
 	client, err := kubernetes.NewForConfig(n.peer.api.Loopback())
 	if err != nil {
 		return err

@@ -51,6 +51,8 @@ type Peer struct {
 	node      *node
 	directory *storage.Directory
 	renewals  *renewals
+	clock     clock
+	left      left
 	nodes     *nodeClient
 	leave     context.CancelFunc
 	serving   atomic.Bool // node and API are there
@@ -104,7 +106,7 @@ func (p *Peer) run(ctx context.Context, socket net.Listener) error {
 	endOuter()
 	err = errors.Join(err, base.Wait())
 	if err == nil && p.gone.Load() {
-		return identity.Forget(p.cfg.DataDir)
+		return p.cfg.forget()
 	}
 	return err
 }
@@ -123,7 +125,7 @@ func (p *Peer) open(ctx context.Context, group *errgroup.Group) error {
 func (p *Peer) openLink(ctx context.Context, group *errgroup.Group) error {
 	var err error
 	p.link, err = link.Open(link.Config{
-		Identity: p.self, Listen: p.cfg.Listen, Port: p.cfg.Port, Resolve: p.resolve, Logger: p.log,
+		Identity: p.self, Listen: p.cfg.Listen, Port: p.cfg.Port, Resolve: p.resolve, Refuse: p.left.refuse, Logger: p.log,
 	})
 	if err != nil {
 		return err
@@ -148,7 +150,7 @@ func (p *Peer) resolve(peerID string) (string, error) {
 func (p *Peer) openStore(ctx context.Context) error {
 	host, err := consensus.Open(ctx, consensus.Config{
 		PeerID: p.self.ID, ClusterID: p.self.Cluster.ID, Dir: p.cfg.StoreDir(),
-		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Logger: p.log,
+		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Offset: p.clock.ahead, Logger: p.log,
 	})
 	if err != nil {
 		return err
@@ -203,6 +205,7 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 	group.Go(func() error { return p.runDataPlane(ctx) })
 	group.Go(func() error { return p.runLeaderships(ctx) })
 	group.Go(func() error { return p.keepFiles(ctx) })
+	group.Go(func() error { return p.left.Run(ctx, p.host) })
 	group.Go(func() error { return p.welcome(ctx) })
 	return nil
 }
@@ -211,7 +214,7 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 // record up to date: address, version and zone may change between two starts.
 func (p *Peer) register(ctx context.Context) error {
 	err := retry(ctx, p.log, "write this peer down", func(ctx context.Context) error {
-		return registerPeer(ctx, p.host, identity.PeerRecord{
+		return registerPeer(ctx, p.host, p.alive, identity.PeerRecord{
 			PeerID: p.self.ID, Name: p.self.Name, Version: p.cfg.Version, Zone: p.cfg.Zone,
 			WireGuard: p.self.WireGuard.Public(), Addresses: []netip.Addr{p.advertise}, Port: p.cfg.Port, Joined: p.started,
 		})

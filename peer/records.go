@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
+	"time"
 
 	"shoal/consensus"
 	"shoal/consensus/store"
@@ -18,13 +20,15 @@ const (
 	peerRecords  = "/shoal/peers/"     // peer ID → identity.PeerRecord
 	nameRecords  = "/shoal/names/"     // node name → peer ID
 	rangeRecords = "/shoal/podranges/" // a node's pod range, a.b.c.0 → peer ID
+	leftRecords  = "/shoal/left/"      // peer ID of a peer that left or was removed → node name
 )
 
 // errNameTaken says that another peer has the name.
 var errNameTaken = errors.New("the name is taken")
 
-// registerPeer writes a peer down, and its name as taken, in one transaction. The same peer may do so again with new data.
-func registerPeer(ctx context.Context, host *consensus.Host, record identity.PeerRecord) error {
+// registerPeer writes a peer down, and its name as taken, in one transaction. The same peer may do so again with new data. The name of a
+// peer that does not live any more may be taken over, by a machine that was set up anew for instance: the old one is removed for good.
+func registerPeer(ctx context.Context, host *consensus.Host, alive func(peerID string) bool, record identity.PeerRecord) error {
 	value, err := json.Marshal(record)
 	if err != nil {
 		return err
@@ -34,15 +38,22 @@ func registerPeer(ctx context.Context, host *consensus.Host, record identity.Pee
 		if err != nil {
 			return err
 		}
-		if found && string(owner.Value) != record.PeerID {
-			return fmt.Errorf("%w: %s belongs to peer %s", errNameTaken, record.Name, owner.Value)
+		ops := []store.Op{
+			{Key: nameRecords + record.Name, Value: []byte(record.PeerID)},
+			{Key: peerRecords + record.PeerID, Value: value},
+		}
+		if old := string(owner.Value); found && old != record.PeerID {
+			if alive(old) {
+				return fmt.Errorf("%w: %s belongs to peer %s, which is alive", errNameTaken, record.Name, old)
+			}
+			removal, err := removalOf(ctx, host, identity.PeerRecord{PeerID: old, Name: record.Name}, record.PeerID)
+			if err != nil {
+				return err
+			}
+			ops = append(removal, ops...)
 		}
 		result, err := host.Propose(ctx, consensus.MetaShard, store.Transaction{
-			Conditions: []store.Condition{{Key: nameRecords + record.Name, Revision: owner.Mod}},
-			Ops: []store.Op{
-				{Key: nameRecords + record.Name, Value: []byte(record.PeerID)},
-				{Key: peerRecords + record.PeerID, Value: value},
-			},
+			Conditions: []store.Condition{{Key: nameRecords + record.Name, Revision: owner.Mod}}, Ops: ops,
 		})
 		if err != nil || result.OK {
 			return err
@@ -50,10 +61,10 @@ func registerPeer(ctx context.Context, host *consensus.Host, record identity.Pee
 	}
 }
 
-// nameTaken tells whether another peer has the name.
-func nameTaken(ctx context.Context, host *consensus.Host, name, peerID string) (bool, error) {
+// nameTaken tells whether another peer that is alive has the name.
+func nameTaken(ctx context.Context, host *consensus.Host, alive func(peerID string) bool, name, peerID string) (bool, error) {
 	owner, found, _, err := host.Get(ctx, consensus.MetaShard, nameRecords+name, consensus.Linearizable)
-	return found && string(owner.Value) != peerID, err
+	return found && string(owner.Value) != peerID && alive(string(owner.Value)), err
 }
 
 // listPeers reads every peer's record, by peer ID.
@@ -73,23 +84,94 @@ func listPeers(ctx context.Context, host *consensus.Host) (map[string]identity.P
 	return records, nil
 }
 
-// removePeer forgets a peer: its record, its name and its pod range.
+// removePeer forgets a peer: its record, its name and its pod range. Its key is refused from then on.
 func removePeer(ctx context.Context, host *consensus.Host, record identity.PeerRecord) error {
-	ops := []store.Op{
-		{Key: peerRecords + record.PeerID, Delete: true},
-		{Key: nameRecords + record.Name, Delete: true},
-	}
-	ranges, err := host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: rangeRecords}, consensus.Linearizable)
+	ops, err := removalOf(ctx, host, record, "")
 	if err != nil {
 		return err
 	}
-	for _, kv := range ranges.KVs {
-		if string(kv.Value) == record.PeerID {
-			ops = append(ops, store.Op{Key: kv.Key, Delete: true})
-		}
-	}
 	_, err = host.Propose(ctx, consensus.MetaShard, store.Transaction{Ops: ops})
 	return err
+}
+
+// removalOf is what removes a peer. Its pod range goes to the heir of its name, whose Node object has that range written in it, or is free.
+func removalOf(ctx context.Context, host *consensus.Host, record identity.PeerRecord, heir string) ([]store.Op, error) {
+	ops := []store.Op{
+		{Key: peerRecords + record.PeerID, Delete: true},
+		{Key: nameRecords + record.Name, Delete: true},
+		{Key: leavingPrefix + record.PeerID, Delete: true},
+		{Key: leftRecords + record.PeerID, Value: []byte(record.Name)},
+	}
+	ranges, err := host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: rangeRecords}, consensus.Linearizable)
+	if err != nil {
+		return nil, err
+	}
+	for _, kv := range ranges.KVs {
+		if string(kv.Value) == record.PeerID {
+			ops = append(ops, store.Op{Key: kv.Key, Value: []byte(heir), Delete: heir == ""})
+		}
+	}
+	return ops, nil
+}
+
+// forgetAfter is how long a peer has to make its Node object before the lack of one means anything.
+const forgetAfter = time.Minute
+
+// forgetGone removes the peers that gossip believes dead and that have no Node object any more.
+func (p *Peer) forgetGone(ctx context.Context, hasNode func(name string) bool) error {
+	records, err := listPeers(ctx, p.host)
+	if err != nil {
+		return err
+	}
+	for id, record := range records {
+		if hasNode(record.Name) || p.alive(id) || time.Since(record.Joined) < forgetAfter {
+			continue
+		}
+		if err := removePeer(ctx, p.host, record); err != nil {
+			return err
+		}
+		p.log.Info("a peer without Node is removed from the cluster", "peer", id, "name", record.Name)
+	}
+	return nil
+}
+
+// left knows the peers whose keys count no more, although their certificates have not run out.
+type left struct {
+	lock  sync.RWMutex
+	peers map[string]bool
+}
+
+// leftInterval is how often the list is read. It lies in the meta shard, usually in this process.
+const leftInterval = 5 * time.Second
+
+// Run reads the list until ctx ends.
+func (l *left) Run(ctx context.Context, host *consensus.Host) error {
+	for {
+		if list, err := host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: leftRecords}, consensus.Local); err == nil {
+			peers := make(map[string]bool, len(list.KVs))
+			for _, kv := range list.KVs {
+				peers[strings.TrimPrefix(kv.Key, leftRecords)] = true
+			}
+			l.lock.Lock()
+			l.peers = peers
+			l.lock.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(leftInterval):
+		}
+	}
+}
+
+// refuse is link.Config.Refuse.
+func (l *left) refuse(peerID string) error {
+	l.lock.RLock()
+	defer l.lock.RUnlock()
+	if l.peers[peerID] {
+		return fmt.Errorf("peer %s left the cluster or was removed from it", peerID)
+	}
+	return nil
 }
 
 // claimPodRange returns this peer's range of pod addresses, and takes the first free one if it has none yet. Two peers cannot take the

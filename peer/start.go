@@ -146,3 +146,12 @@ func (c Config) Ranges() (cluster, service netip.Prefix, err error) {
 	service, err = parseRange("--service-cidr", c.ServiceCIDR, DefaultServiceCIDR)
 	return cluster, service, err
 }
+
+// forget removes what ties a data folder to a cluster, after the peer left it. Images stay: the next cluster may use them.
+func (c Config) forget() error {
+	failed := []error{identity.Forget(c.DataDir)}
+	for _, name := range []string{c.StoreDir(), c.KubeconfigPath(), filepath.Join(c.DataDir, "node"), filepath.Join(c.DataDir, seedsFile)} {
+		failed = append(failed, os.RemoveAll(name))
+	}
+	return errors.Join(failed...)
+}

@@ -47,7 +47,9 @@ func inNamespace(pid int, inode uint64) bool {
 
 func names(pid int, folders []string) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && slices.ContainsFunc(folders, func(folder string) bool { return bytes.Contains(line, []byte(folder+"/")) })
+	return err == nil && slices.ContainsFunc(folders, func(folder string) bool {
+		return bytes.Contains(line, []byte(folder+"/")) || bytes.Contains(line, []byte(folder+"\x00"))
+	})
 }
 
 func inCgroup(pid int, cgroup string) bool {
