@@ -37,14 +37,26 @@ func pinNamespaces(folder string, spec pods.SandboxSpec) error {
 	if len(wanted) == 0 {
 		return nil
 	}
-	failed := make(chan error, 1)
+	return onOwnThread(func() error { return enterAndPin(folder, spec, wanted) })
+}
+
+// onOwnThread runs f on a thread that ends with it, and takes the strange
+// namespaces with it that f has entered. It is never the main thread: that one
+// cannot end, holds its namespaces as long as the process lives, and is what
+// /proc/<pid>/ns shows to others.
+func onOwnThread(f func() error) error {
+	result := make(chan error, 1)
 	go func() {
-		// The thread is never unlocked: it ends with the goroutine and takes the
-		// strange namespaces with it.
-		runtime.LockOSThread()
-		failed <- enterAndPin(folder, spec, wanted)
+		runtime.LockOSThread() // and never unlocked, which is what ends the thread
+		if unix.Gettid() != unix.Getpid() {
+			result <- f()
+			return
+		}
+		// While this goroutine holds the main thread, another gets a different one.
+		defer runtime.UnlockOSThread()
+		result <- onOwnThread(f)
 	}()
-	return <-failed
+	return <-result
 }
 
 func enterAndPin(folder string, spec pods.SandboxSpec, wanted map[string]int) error {
@@ -125,14 +137,10 @@ func inNetwork(path string, f func() error) error {
 		return err
 	}
 	defer ns.Close()
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked, as above
+	return onOwnThread(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- fmt.Errorf("enter network namespace: %w", err)
-			return
+			return fmt.Errorf("enter network namespace: %w", err)
 		}
-		result <- f()
-	}()
-	return <-result
+		return f()
+	})
 }

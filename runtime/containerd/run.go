@@ -299,9 +299,17 @@ func (e *Engine) deleteTask(ctx context.Context, c *container) error {
 	if gone {
 		return nil
 	}
-	_, err := e.tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: c.ID})
-	if err = ignoreNotFound(errgrpc.ToNative(err)); err != nil {
-		return fmt.Errorf("delete task of container %s: %w", c.ID, engineError(err))
+	for pause := 10 * time.Millisecond; ; pause *= 2 {
+		_, err := e.tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: c.ID})
+		err = ignoreNotFound(errgrpc.ToNative(err))
+		if err == nil {
+			break
+		}
+		// The shim has just ended; containerd cleans up after it in a moment.
+		if !strings.Contains(err.Error(), "ttrpc: closed") || pause > time.Second || ctx.Err() != nil {
+			return fmt.Errorf("delete task of container %s: %w", c.ID, engineError(err))
+		}
+		time.Sleep(pause)
 	}
 	c.mu.Lock()
 	c.taskGone = true

@@ -104,6 +104,22 @@ func TestWhatContainersSee(t *testing.T) {
 	}
 }
 
+// The main thread must never be lent to a pod's namespaces: it could not leave
+// them, and others take them for the process's.
+func TestMainThreadStaysAtHome(t *testing.T) {
+	home := namespaceOf(t, os.Getpid(), "net")
+	h := newHost(t, nil)
+	for range 30 {
+		uid := h.sandbox(nil)
+		if _, err := h.engine.DialPod(t.Context(), uid, "tcp", "127.0.0.1:1"); err == nil {
+			t.Fatal("somebody listens")
+		}
+		if now := namespaceOf(t, os.Getpid(), "net"); now != home {
+			t.Fatalf("the process is in %s, was in %s", now, home)
+		}
+	}
+}
+
 func TestHostNamespaces(t *testing.T) {
 	h := newHost(t, nil)
 	uid := h.sandbox(func(s *pods.SandboxSpec) { s.HostNetwork, s.HostIPC, s.HostPID = true, true, true })
