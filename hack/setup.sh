@@ -2,7 +2,7 @@
 # Installs the Debian packages that building and testing need, and only those that are missing.
 set -euo pipefail
 
-packages=(gcc libc6-dev libseccomp-dev pkg-config zstd iproute2 nftables procps)
+packages=(gcc libc6-dev libseccomp-dev pkg-config zstd iproute2 nftables procps busybox-static)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")

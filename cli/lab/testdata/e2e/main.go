@@ -1,0 +1,73 @@
+// The end-to-end tests' container: what busybox does not have.
+//
+//	e2e serve PORT   HTTP on PORT (the answer is the host's name and $ANSWER), gRPC health on PORT+1; SIGTERM ends it at once
+//	e2e pause        do nothing until SIGTERM
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	switch {
+	case len(args) == 1 && args[0] == "pause":
+		<-ctx.Done()
+		return nil
+	case len(args) == 2 && args[0] == "serve":
+		port, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		return serve(ctx, port)
+	}
+	return errors.New("usage: e2e serve PORT | pause")
+}
+
+func serve(ctx context.Context, port int) error {
+	probes, err := net.Listen("tcp", fmt.Sprintf(":%d", port+1))
+	if err != nil {
+		return err
+	}
+	healthy := grpc.NewServer()
+	grpc_health_v1.RegisterHealthServer(healthy, health.NewServer())
+	go func() { _ = healthy.Serve(probes) }()
+	defer healthy.Stop()
+
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Addr: fmt.Sprintf(":%d", port), ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "%s %s\n", name, os.Getenv("ANSWER")) })}
+	ended := make(chan error, 1)
+	go func() { ended <- server.ListenAndServe() }()
+	fmt.Println("serving")
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return server.Shutdown(context.WithoutCancel(ctx))
+	}
+}
