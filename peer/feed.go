@@ -25,6 +25,9 @@ const (
 	nodePrefix     = registry + "minions/"
 	servicePrefix  = registry + "services/specs/"
 	endpointPrefix = registry + "endpointslices/"
+
+	configMapPrefix = registry + "configmaps/"
+	secretPrefix    = registry + "secrets/"
 )
 
 // object is any API object that a feed delivers.

@@ -3,7 +3,6 @@ package peer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -14,8 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
@@ -199,6 +196,11 @@ func (n *node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.names.Run(ctx) })
 	group.Go(func() error { return n.followPods(ctx, q, len(shards)) })
 	group.Go(func() error { return n.keepStatus(ctx) })
+	for _, shard := range shards {
+		for prefix, kind := range map[string]string{configMapPrefix: "ConfigMap", secretPrefix: "Secret"} {
+			group.Go(func() error { return n.followContent(ctx, shard, prefix, kind) })
+		}
+	}
 	err = group.Wait()
 	return errors.Join(err, n.close())
 }
@@ -261,6 +263,32 @@ func (n *node) followPods(ctx context.Context, q *queue, feeds int) error {
 	}
 }
 
+// followContent tells the agent which ConfigMaps or Secrets of a shard change, so that mounted ones are brought up to date at once. Only
+// names matter here: Secrets are sealed, and the agent reads what it needs through the API. What is missed while a watch is opened anew
+// is caught by the agent's own periodic look.
+func (n *node) followContent(ctx context.Context, shard uint64, prefix, kind string) error {
+	for ctx.Err() == nil {
+		watch, err := n.peer.host.Watch(ctx, shard, consensus.WatchOptions{Prefix: prefix})
+		if err == nil {
+			for events := range watch.Events() {
+				for _, event := range events {
+					namespace, name := nameOf(event.Key, prefix)
+					n.agent.Changed(kind, namespace, name)
+				}
+			}
+			err = watch.Err()
+		}
+		if err != nil && ctx.Err() == nil {
+			n.log.Debug("following content failed, trying again", "kind", kind, "shard", shard, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryFeed):
+		}
+	}
+	return nil
+}
+
 func (n *node) take(pod *corev1.Pod, gone, tell bool) {
 	n.lock.Lock()
 	_, had := n.bound[pod.UID]
@@ -298,112 +326,6 @@ func (n *node) api() (*kubernetes.Clientset, error) {
 		return client, nil
 	}
 	return nil, errors.New("the API of this peer is starting")
-}
-
-// reports is how the agent's findings reach the store.
-func (n *node) reports() pods.Reports {
-	return pods.Reports{Status: n.reportStatus, Deleted: n.reportDeleted, Event: n.reportEvent}
-}
-
-func (n *node) reportStatus(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) error {
-	client, err := n.api()
-	if err != nil {
-		return err
-	}
-	// The pod as the feed has it is nearly always the stored one: try with it, and read only after a conflict.
-	n.lock.Lock()
-	stored := n.bound[pod.UID]
-	n.lock.Unlock()
-	for {
-		if stored == nil {
-			if stored, err = client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{}); err != nil {
-				return err
-			}
-		}
-		if stored.UID != pod.UID {
-			return apierrors.NewNotFound(corev1.Resource("pods"), pod.Name)
-		}
-		next := stored.DeepCopy()
-		next.Status = pods.MergeStatus(stored.Status, status)
-		_, err = client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
-		if !apierrors.IsConflict(err) {
-			return err
-		}
-		stored = nil
-	}
-}
-
-func (n *node) reportDeleted(ctx context.Context, pod *corev1.Pod) error {
-	client, err := n.api()
-	if err != nil {
-		return err
-	}
-	now := int64(0)
-	err = client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
-		GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &pod.UID},
-	})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // it is gone, or there is another one of that name by now
-	}
-	return err
-}
-
-func (n *node) reportEvent(pod *corev1.Pod, fieldPath, eventType, reason, message string) {
-	recorder := n.events.Load()
-	if recorder == nil {
-		return
-	}
-	(*recorder).Event(&corev1.ObjectReference{
-		APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
-		ResourceVersion: pod.ResourceVersion, FieldPath: fieldPath,
-	}, eventType, reason, message)
-}
-
-// podNetwork connects pods, and publishes their host ports.
-type podNetwork struct{ node *node }
-
-// Attach implements pods.Network.
-func (w *podNetwork) Attach(ctx context.Context, pod *corev1.Pod, netns string) ([]netip.Addr, error) {
-	ip, err := w.node.podnet.Attach(ctx, string(pod.UID), netns)
-	if err != nil {
-		return nil, err
-	}
-	if ports := hostPortsOf(pod, ip); len(ports) > 0 {
-		if err := w.node.proxy.SetHostPorts(ctx, string(pod.UID), ports); err != nil {
-			return nil, fmt.Errorf("publishing host ports: %w", err)
-		}
-	}
-	return []netip.Addr{ip}, nil
-}
-
-// Detach implements pods.Network.
-func (w *podNetwork) Detach(ctx context.Context, podUID types.UID) error {
-	return errors.Join(w.node.proxy.SetHostPorts(ctx, string(podUID), nil), w.node.podnet.Detach(ctx, string(podUID)))
-}
-
-// Existing implements pods.Network.
-func (w *podNetwork) Existing(context.Context) (map[types.UID][]netip.Addr, error) {
-	existing := map[types.UID][]netip.Addr{}
-	for uid, ip := range w.node.podnet.Existing() {
-		existing[types.UID(uid)] = []netip.Addr{ip}
-	}
-	return existing, nil
-}
-
-func hostPortsOf(pod *corev1.Pod, ip netip.Addr) []vip.HostPort {
-	var ports []vip.HostPort
-	for _, container := range pod.Spec.Containers {
-		for _, port := range container.Ports {
-			if port.HostPort == 0 {
-				continue
-			}
-			host, _ := netip.ParseAddr(port.HostIP) // invalid means every address
-			ports = append(ports, vip.HostPort{
-				HostIP: host, Port: uint16(port.HostPort), Protocol: port.Protocol, PodIP: ip, PodPort: uint16(port.ContainerPort),
-			})
-		}
-	}
-	return ports
 }
 
 // fence stops what must never run twice (D8).

@@ -5,10 +5,13 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/metadata"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/controller"
+	"k8s.io/kubernetes/pkg/controller/bootstrap"
 	"k8s.io/kubernetes/pkg/controller/clusterroleaggregation"
 	"k8s.io/kubernetes/pkg/controller/garbagecollector"
 	"k8s.io/kubernetes/pkg/controller/namespace"
@@ -50,6 +53,7 @@ var standing = []named{
 	{"pvc-protection-controller", claimProtection},
 	{"pv-protection-controller", volumeProtection},
 	{"ttl-after-finished-controller", finishedJobs},
+	{"token-cleaner", joinTokens},
 	{"service-cidrs-controller", serviceRanges},
 	{"service-repair", serviceRepair},
 }
@@ -121,6 +125,24 @@ func quota(ctx context.Context, e *environment, name string) (runner, error) {
 		func(ctx context.Context) { c.Run(ctx, workers) },
 		func(ctx context.Context) { c.Sync(ctx, discover, discoveryPeriod) },
 	), nil
+}
+
+// joinTokens deletes expired join tokens, which are Kubernetes' bootstrap tokens.
+func joinTokens(_ context.Context, e *environment, name string) (runner, error) {
+	client, err := e.clientOf(name)
+	if err != nil {
+		return nil, err
+	}
+	secrets := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(metav1.NamespaceSystem))
+	c, err := bootstrap.NewTokenCleaner(client, secrets.Core().V1().Secrets(), bootstrap.DefaultTokenCleanerOptions())
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) {
+		secrets.Start(ctx.Done())
+		c.Run(ctx)
+		secrets.Shutdown()
+	}, nil
 }
 
 func clusterRoles(_ context.Context, e *environment, name string) (runner, error) {
