@@ -68,7 +68,8 @@ func startNode(t testing.TB, number int, bridge *netlink.Bridge) *node {
 	theirOut.Close()
 
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MasterIndex = "underlay"+strconv.Itoa(number), bridge.Index
+	// The interfaces of an earlier test's nodes go with their namespaces, some time after the processes.
+	attrs.Name, attrs.MasterIndex = "underlay"+strconv.Itoa(process.Pid), bridge.Index
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerNamespace = "underlay", netlink.NsPid(process.Pid)
 	if err := errors.Join(netlink.LinkAdd(veth), netlink.LinkSetUp(veth)); err != nil {

@@ -68,6 +68,13 @@ func (d *linuxDevice) open(c Config) error {
 	if err := d.links.LinkSetUp(d.link); err != nil {
 		return fmt.Errorf("bring up: %w", err)
 	}
+	if d.userspace == nil {
+		return nil
+	}
+	// It also notices by itself, a little later; but a port that is in use is only reported while it is up.
+	if err := d.userspace.device.Up(); err != nil {
+		return fmt.Errorf("open UDP sockets: %w", err)
+	}
 	return nil
 }
 

@@ -38,10 +38,6 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The kernel sends a client at most six "port unreachable" at once and then one a second; the tests are quicker.
-	if err := os.WriteFile("/proc/sys/net/ipv4/icmp_ratelimit", []byte("0"), 0); err != nil {
-		t.Fatal(err)
-	}
 	// Pods of an earlier test had the same addresses, and the same ports may lead to where they were.
 	if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
 		t.Fatal(err)
