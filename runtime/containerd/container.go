@@ -54,17 +54,16 @@ type container struct {
 
 	verb sync.Mutex // held by the verb that works on it
 
-	mu        sync.Mutex // guards what follows
-	status    pods.Status
-	pid       int
-	started   time.Time
-	exit      exitrecord.Record
-	exited    chan struct{} // closed when status becomes exited
-	mounts    []mount.Mount // of the root file system, between Create and Start
-	taskGone  bool          // containerd's task is deleted, or there never was one
-	stdinUsed bool          // an attached stdin has ended, and stdinOnce is set
-	rootFS    pods.FSUsage
-	rootFSAt  time.Time
+	mu       sync.Mutex // guards what follows
+	status   pods.Status
+	pid      int
+	started  time.Time
+	exit     exitrecord.Record
+	exited   chan struct{} // closed when status becomes exited
+	mounts   []mount.Mount // of the root file system, between Create and Start
+	taskGone bool          // containerd's task is deleted, or there never was one
+	rootFS   pods.FSUsage
+	rootFSAt time.Time
 }
 
 // containerID is the same for the same identity, which makes Create idempotent

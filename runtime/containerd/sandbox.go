@@ -207,8 +207,10 @@ func (e *Engine) loadSandboxes(ctx context.Context) error {
 
 // whole reports whether the namespaces are still there.
 func (s *sandbox) whole() bool {
-	if !s.HostNetwork && !(pinned(filepath.Join(s.folder, pinNet)) && pinned(filepath.Join(s.folder, pinUTS))) {
-		return false
+	for _, name := range []string{pinNet, pinUTS} {
+		if !s.HostNetwork && !pinned(filepath.Join(s.folder, name)) {
+			return false
+		}
 	}
 	return s.HostIPC || pinned(filepath.Join(s.folder, pinIPC))
 }

@@ -33,7 +33,7 @@ const (
 //go:embed binary
 var embedded embed.FS
 
-// ErrNotFound: the program is neither embedded, nor beside the executable, nor
+// ErrNotFound means that the program is neither embedded, nor beside the executable, nor
 // in $PATH.
 var ErrNotFound = errors.New("program not found")
 
