@@ -39,6 +39,8 @@ type leader struct {
 	due   map[placement.Ref]time.Time
 	// waiting says that pods without a node should be looked at again.
 	waiting bool
+	// closed are the nodes that have refused a claim a moment ago.
+	closed map[string]closedNode
 	// told is, per waiting pod, the last reason given for having no node.
 	told map[podKey]string
 }
@@ -60,7 +62,7 @@ const parallelPlans = 32
 // Run leads until ctx ends.
 func (l *leader) Run(ctx context.Context) error {
 	l.queue, l.view = newQueue(), placement.NewView()
-	l.due, l.told = map[placement.Ref]time.Time{evictionRef: {}}, map[podKey]string{}
+	l.due, l.told, l.closed = map[placement.Ref]time.Time{evictionRef: {}}, map[podKey]string{}, map[string]closedNode{}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, shard := range []uint64{l.shard, consensus.MetaShard} {
 		f := &feed{host: l.host, shard: shard, prefix: registry, want: decided, log: l.log, apply: l.queue.from(shard, registry)}
@@ -103,8 +105,9 @@ func (l *leader) loop(ctx context.Context) error {
 
 // turn takes every decision that is due, once.
 func (l *leader) turn(ctx context.Context) {
-	l.absorb()
 	now := time.Now()
+	l.reopen(now)
+	l.absorb()
 	work := l.plan(l.takeDue(now), now)
 	work = append(work, l.place(ctx, work, now)...)
 	if len(work) == 0 {
@@ -145,6 +148,9 @@ func (l *leader) nextDue(now time.Time) time.Duration {
 	wait := time.Hour
 	for _, at := range l.due {
 		wait = min(wait, max(0, at.Sub(now)))
+	}
+	for _, node := range l.closed {
+		wait = min(wait, max(0, node.until.Sub(now)))
 	}
 	return wait
 }

@@ -122,10 +122,40 @@ func (l *leader) claim(ctx context.Context, decisions []schedule.Decision) map[t
 			if !answer.Granted {
 				l.log.Info("a node refused a claim", "node", r.node, "pod", answer.PodUID, "reasons", answer.Reasons)
 				refused[answer.PodUID] = true
+				l.close(r.usage)
 			}
 		}
 	}
 	return refused
+}
+
+// avoidRefusing is how long a node that has refused a claim is taken for full, whatever it reports. Its reasons need not be ones that
+// this view can see, and deciding for the same node again and again would starve pods for which others have room.
+const avoidRefusing = time.Second
+
+// close takes a node for full.
+func (l *leader) close(usage placement.NodeUsage) {
+	l.closed[usage.Node] = closedNode{usage: usage, until: time.Now().Add(avoidRefusing)}
+	if node, ok := l.view.Node(usage.Node); ok {
+		usage.Granted = usage.Granted.Plus(node.Allocatable)
+		l.view.SetUsage(usage)
+	}
+}
+
+// closedNode is a node that has refused a claim, and what it has reported.
+type closedNode struct {
+	usage placement.NodeUsage
+	until time.Time
+}
+
+// reopen takes nodes for what they have reported, once they were avoided long enough.
+func (l *leader) reopen(now time.Time) {
+	for name, node := range l.closed {
+		if !node.until.After(now) {
+			delete(l.closed, name)
+			l.view.SetUsage(node.usage)
+		}
+	}
 }
 
 // binding binds a pod that exists.

@@ -1,0 +1,78 @@
+package peer
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"shoal/consensus"
+	"shoal/consensus/shardmap"
+	"shoal/placement"
+	"shoal/placement/repair"
+)
+
+func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
+	now := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+	view := placement.NewView()
+	for _, name := range []string{"heard", "silent", "failed", "early"} {
+		view.Upsert(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	table := &renewals{}
+	table.renew("heard", now.Add(-100*time.Millisecond), 0)
+	table.renew("early", now.Add(-10*time.Second), 0) // in an earlier term of this peer
+	m := &meta{
+		renewals: table, repair: repair.Defaults(), view: view, since: now.Add(-time.Second),
+		failed: func() map[string]bool { return map[string]bool{"failed": true} },
+	}
+	leases := m.leases(now)
+	age := func(name string) time.Duration { return now.Sub(leases[name]) }
+	if age("heard") != 100*time.Millisecond {
+		t.Errorf("a renewed lease is %s old", age("heard"))
+	}
+	for _, name := range []string{"silent", "early"} {
+		if age(name) != time.Second {
+			t.Errorf("%s counts as heard %s ago, want since this leader took over", name, age(name))
+		}
+	}
+	if age("failed") <= m.repair.LeaseTimeout {
+		t.Errorf("a node that gossip gave up on counts as heard %s ago", age("failed"))
+	}
+}
+
+func TestClocksAreMeasuredAgainstTheMedian(t *testing.T) {
+	table := &renewals{}
+	now := time.Now()
+	if table.ahead() != 0 {
+		t.Fatal("alone, a clock is its own median")
+	}
+	table.renew("self", now, 0)
+	table.renew("b", now, -3*time.Second)
+	table.renew("c", now, -3*time.Second-time.Millisecond)
+	if got := table.ahead(); got != 3*time.Second {
+		t.Fatalf("two clocks agree that this one is 3 s ahead, it thinks %s", got)
+	}
+	table.renew("b", now, 0)
+	if got := table.ahead(); got != 0 {
+		t.Fatalf("one clock that lags moves the median by %s", got)
+	}
+}
+
+func TestOnlyTheAssignedMembersAreSettled(t *testing.T) {
+	a := shardmap.Found(1, "p", "disk").Place([]shardmap.Want{{Peer: "p", Voter: true}, {Peer: "q"}})
+	members := []consensus.Member{{Peer: "p", ReplicaID: 1, Voter: true}, {Peer: "q", ReplicaID: 2}}
+	if !settled(a, members) {
+		t.Fatal("the assigned members are not settled")
+	}
+	for name, other := range map[string][]consensus.Member{
+		"missing":      members[:1],
+		"promoted":     {members[0], {Peer: "q", ReplicaID: 2, Voter: true}},
+		"old replica":  {members[0], {Peer: "q", ReplicaID: 3}},
+		"another peer": {members[0], {Peer: "r", ReplicaID: 2}},
+	} {
+		if settled(a, other) {
+			t.Errorf("%s counts as settled", name)
+		}
+	}
+}
