@@ -40,6 +40,7 @@ const (
 	probeTimeout      = 120 * time.Millisecond
 	suspicionMult     = 3
 	gossipInterval    = 100 * time.Millisecond
+	pushPullInterval  = 10 * time.Second // whole state with one peer: what a lost packet withheld, arrives by then
 	streamTimeout     = 3 * time.Second
 	reconnectInterval = 3 * time.Second
 
@@ -133,6 +134,7 @@ func (m *Membership) serfConfig(c Config, events chan<- serf.Event) *serf.Config
 	l.SecretKey = slices.Clone(c.Key)
 	l.ProbeInterval, l.ProbeTimeout = probeInterval, probeTimeout
 	l.SuspicionMult, l.GossipInterval = suspicionMult, gossipInterval
+	l.PushPullInterval = pushPullInterval
 	l.TCPTimeout = streamTimeout
 	l.LogOutput, l.Logger = nil, logger
 	return s

@@ -342,7 +342,7 @@ func TestLossyNetwork(t *testing.T) {
 			join(t, all[i-1], all[0])
 		}
 		for _, m := range all {
-			within(t, 10*time.Second, "all there", sees(m, ids(everybody...)))
+			within(t, 4*pushPullInterval, "all there", sees(m, ids(everybody...)))
 		}
 		events := all[0].Subscribe(t.Context())
 		time.Sleep(time.Minute)
