@@ -18,11 +18,13 @@ func join(ctx context.Context, flags cli.Join) error {
 	if err := level.UnmarshalText([]byte(flags.LogLevel)); err != nil {
 		return err
 	}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	go followLoad(ctx)
 	return peer.Run(ctx, peer.Config{
 		DataDir: flags.DataDir, Addresses: flags.Addresses, Token: flags.Token, Advertise: flags.Advertise, Name: flags.Name,
 		ClusterCIDR: flags.ClusterCIDR, ServiceCIDR: flags.ServiceCIDR, Containerd: flags.Containerd,
 		Listen: flags.Listen.IP, Port: flags.Listen.Port, Zone: flags.Zone, Labels: flags.Label,
 		CgroupParent: flags.CgroupParent, Version: flags.Version,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		Logger: logger,
 	})
 }
