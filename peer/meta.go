@@ -124,7 +124,11 @@ func (m *meta) loop(ctx context.Context) error {
 
 // judge turns leases into node conditions and taints.
 func (m *meta) judge(ctx context.Context, now time.Time) {
-	plan := repair.PlanNodes(m.view, m.leases(now), m.repair, now)
+	patience, err := restarting(ctx, m.host, now)
+	if err != nil {
+		return // the meta shard has just lost its leader, which is why this loop is about to end
+	}
+	plan := repair.PlanNodes(m.view, m.leases(now, patience), m.repair, now)
 	var last store.Revision
 	for _, change := range plan.Changes {
 		at, err := m.commit.Commit(ctx, []placement.Change{change})
@@ -168,13 +172,15 @@ func (m *meta) sweep(ctx context.Context, now time.Time) {
 }
 
 // leases is the table of renewals, completed for nodes that have not renewed with this leader yet: they are given the time since it took
-// over, unless gossip has given up on them already.
-func (m *meta) leases(now time.Time) map[string]time.Time {
+// over, unless gossip has given up on them already. Nodes that restart count as renewed just now.
+func (m *meta) leases(now time.Time, patience map[string]bool) map[string]time.Time {
 	at := m.renewals.snapshot()
 	failed := m.failed()
 	for _, node := range m.view.Nodes() {
 		renewed, heard := at[node.Name]
 		switch {
+		case patience[node.Name]:
+			at[node.Name] = now
 		case heard && renewed.After(m.since):
 		case failed[node.Name] && now.Sub(m.since) > judgeInterval:
 			at[node.Name] = now.Add(-m.repair.LeaseTimeout - judgeInterval)

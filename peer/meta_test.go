@@ -16,7 +16,7 @@ import (
 func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 	now := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 	view := placement.NewView()
-	for _, name := range []string{"heard", "silent", "failed", "early"} {
+	for _, name := range []string{"heard", "silent", "failed", "early", "restarting"} {
 		view.Upsert(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	}
 	table := &renewals{}
@@ -24,9 +24,9 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 	table.renew("early", now.Add(-10*time.Second), 0) // in an earlier term of this peer
 	m := &meta{
 		renewals: table, repair: repair.Defaults(), view: view, since: now.Add(-time.Second),
-		failed: func() map[string]bool { return map[string]bool{"failed": true} },
+		failed: func() map[string]bool { return map[string]bool{"failed": true, "restarting": true} },
 	}
-	leases := m.leases(now)
+	leases := m.leases(now, map[string]bool{"restarting": true})
 	age := func(name string) time.Duration { return now.Sub(leases[name]) }
 	if age("heard") != 100*time.Millisecond {
 		t.Errorf("a renewed lease is %s old", age("heard"))
@@ -35,6 +35,9 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 		if age(name) != time.Second {
 			t.Errorf("%s counts as heard %s ago, want since this leader took over", name, age(name))
 		}
+	}
+	if age("restarting") != 0 {
+		t.Errorf("a node that restarts counts as heard %s ago", age("restarting"))
 	}
 	if age("failed") <= m.repair.LeaseTimeout {
 		t.Errorf("a node that gossip gave up on counts as heard %s ago", age("failed"))

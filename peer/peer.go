@@ -170,6 +170,9 @@ func (p *Peer) close() error {
 	defer cancel()
 	var failed []error
 	if p.host != nil {
+		if p.serving.Load() && !p.gone.Load() {
+			p.announce(ctx)
+		}
 		failed = append(failed, p.host.Shutdown(ctx))
 	}
 	if p.members != nil {
@@ -179,6 +182,15 @@ func (p *Peer) close() error {
 		p.link.Close()
 	}
 	return errors.Join(failed...)
+}
+
+// announce says that this peer will be back. Without a quorum nobody judges its node either.
+func (p *Peer) announce(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := announceRestart(ctx, p.host, p.self.Name); err != nil {
+		p.log.Warn("the restart could not be announced: pods here may be replaced", "error", err)
+	}
 }
 
 // serve starts everything else and returns when all of it has been started. What it starts ends with ctx.

@@ -21,6 +21,8 @@ const (
 	nameRecords  = "/shoal/names/"     // node name → peer ID
 	rangeRecords = "/shoal/podranges/" // a node's pod range, a.b.c.0 → peer ID
 	leftRecords  = "/shoal/left/"      // peer ID of a peer that left or was removed → node name
+
+	restartRecords = "/shoal/restarting/" // node name of a peer that will be back in a moment; the record expires by itself
 )
 
 // errNameTaken says that another peer has the name.
@@ -112,6 +114,33 @@ func removalOf(ctx context.Context, host *consensus.Host, record identity.PeerRe
 		}
 	}
 	return ops, nil
+}
+
+// restartPatience is how long a peer that was asked to stop is waited for before its node counts as lost: its pods run on meanwhile, and
+// a restart or an upgrade is over well within it.
+const restartPatience = 15 * time.Second
+
+// announceRestart asks the meta leader for patience.
+func announceRestart(ctx context.Context, host *consensus.Host, node string) error {
+	_, err := host.Propose(ctx, consensus.MetaShard, store.Transaction{Ops: []store.Op{{
+		Key: restartRecords + node, Value: []byte(node), Expires: time.Now().Add(restartPatience).UnixMilli(),
+	}}})
+	return err
+}
+
+// restarting lists the nodes that are to be waited for.
+func restarting(ctx context.Context, host *consensus.Host, now time.Time) (map[string]bool, error) {
+	list, err := host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: restartRecords}, consensus.Local)
+	if err != nil {
+		return nil, err
+	}
+	nodes := map[string]bool{}
+	for _, kv := range list.KVs {
+		if kv.Expires > now.UnixMilli() {
+			nodes[strings.TrimPrefix(kv.Key, restartRecords)] = true
+		}
+	}
+	return nodes, nil
 }
 
 // forgetAfter is how long a peer has to make its Node object before the lack of one means anything.
