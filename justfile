@@ -25,11 +25,11 @@ bench *ARGS: build
     go build -ldflags "-s -w" -o bin/ ./cli/bench/etcdref
     bin/peer bench {{ARGS}}
 
-# bin/peer, with the small runtime binary carried inside
+# bin/peer, with the two small programs carried inside
 build: setup shim
     go build -ldflags "{{ldflags}}" -o bin/ ./cli/peer
 
-# the small static binary that is shim and OCI runtime, compressed for embedding
+# the two small programs that run beside the peer (shim and OCI runtime; container daemon), compressed for embedding
 shim: setup
     bash hack/shim.sh
 
