@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 out=runtime/containerd/shimbin/binary
 mkdir -p bin
-go build -tags "seccomp static_build no_systemd osusergo netgo" \
+CGO_ENABLED=1 go build -tags "seccomp static_build no_systemd osusergo netgo" \
     -ldflags "-s -w -linkmode external -extldflags -static" -o bin/peer-shim ./cli/peer-shim
 CGO_ENABLED=0 go build -tags "no_systemd osusergo netgo" -ldflags "-s -w" -o bin/peer-containerd ./cli/peer-containerd
 for program in peer-shim peer-containerd; do
