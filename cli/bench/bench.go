@@ -79,10 +79,11 @@ func Run(ctx context.Context, cfg Config, out io.Writer) (err error) {
 	var failed []error
 	for _, f := range chosen {
 		fmt.Fprintf(out, "\n%s (%s)\n", f.name, f.about)
-		begun := time.Now()
+		// The load before: afterwards it is the measurement's own.
+		begun, load := time.Now(), loadAverage()
 		taken, err := f.measure(ctx, s)
 		for i := range taken {
-			taken[i].Figure, taken[i].Load, taken[i].At = f.name, loadAverage(), begun
+			taken[i].Figure, taken[i].Load, taken[i].At = f.name, load, begun
 		}
 		rows = append(rows, taken...)
 		if err != nil {

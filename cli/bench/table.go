@@ -20,7 +20,7 @@ type Row struct {
 	Against   string `json:"against,omitempty"`
 	Reference Sample `json:"reference"`
 	Aim       Aim    `json:"aim"`
-	// Load is the machine's load average at the end of the measurement, which began At.
+	// Load is the machine's load average before the measurement, which began At.
 	Load float64   `json:"load"`
 	At   time.Time `json:"at"`
 }
