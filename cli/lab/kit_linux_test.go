@@ -38,10 +38,11 @@ func openCluster(t *testing.T, peers int, joinArgs ...string) *cluster {
 		if t.Failed() {
 			c.keepLogs(t)
 		}
+		sockets := tunnelSockets(l)
 		if err := l.Close(); err != nil {
 			t.Errorf("closing the lab: %v", err)
 		}
-		if left := leftovers(l); len(left) > 0 {
+		if left := leftovers(l, sockets); len(left) > 0 {
 			t.Errorf("the lab left behind:\n%s", strings.Join(left, "\n"))
 		}
 	})

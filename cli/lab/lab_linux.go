@@ -202,6 +202,9 @@ func (l *Lab) Cut(peer *Peer) error {
 	return errors.Join(l.underlay.cut(peer.host), peer.Kill())
 }
 
+// Mend puts the cable of a peer that was cut back. Start then brings the peer back, as when the machine has power again.
+func (l *Lab) Mend(peer *Peer) error { return l.underlay.mend(peer.host) }
+
 // Close ends everything and removes every trace. It may be called on a lab that is only half made.
 func (l *Lab) Close() error {
 	var group errgroup.Group

@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -130,8 +130,13 @@ func run(dir, program string, args ...string) error {
 }
 
 // leftovers lists what a closed lab has left on the machine.
-func leftovers(l *Lab) []string {
+func leftovers(l *Lab, sockets []string) []string {
 	var found []string
+	for _, socket := range sockets {
+		if _, err := os.Stat(socket); err == nil {
+			found = append(found, socket)
+		}
+	}
 	name := l.cgroup
 	namespaces, _ := filepath.Glob("/run/netns/" + name + "*")
 	found = append(found, namespaces...)
@@ -161,22 +166,21 @@ func leftovers(l *Lab) []string {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		found = append(found, fmt.Sprintf("process %d %s", pid, bytes.ReplaceAll(line, []byte{0}, []byte(" "))))
 	}
-	return append(found, deadSockets()...)
+	return found
 }
 
-// deadSockets are control sockets of userspace tunnels that nobody listens on.
-func deadSockets() []string {
-	var dead []string
-	sockets, _ := filepath.Glob("/var/run/wireguard/*.sock")
-	for _, socket := range sockets {
-		conn, err := net.Dial("unix", socket)
-		if err != nil && !os.IsNotExist(err) {
-			dead = append(dead, socket)
-		} else if err == nil {
-			conn.Close()
+var tunnelUp = regexp.MustCompile(`msg="tunnel is up" interface=(\w+)`)
+
+// tunnelSockets are the control sockets that the lab's userspace tunnels have, as its peers' logs name them.
+func tunnelSockets(l *Lab) []string {
+	var sockets []string
+	for _, peer := range l.Peers {
+		text, _ := os.ReadFile(peer.Log)
+		for _, match := range tunnelUp.FindAllSubmatch(text, -1) {
+			sockets = append(sockets, "/var/run/wireguard/"+string(match[1])+".sock")
 		}
 	}
-	return dead
+	return sockets
 }
 
 func stateDir(peer *Peer) string { return containerd.StateDir(peer.Dir) }

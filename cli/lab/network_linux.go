@@ -111,6 +111,9 @@ func (u *underlay) cut(h *host) error {
 	return u.link.LinkSetDown(cable)
 }
 
+// mend undoes cut.
+func (u *underlay) mend(h *host) error { return raise(u.link, h.cable) }
+
 // route sends a prefix through another host, replacing an older route to it.
 func (h *host) route(prefix netip.Prefix, via netip.Addr) error {
 	inside, err := netlink.NewHandleAt(h.ns)

@@ -124,7 +124,15 @@ func (p *Peer) Command(ctx context.Context, args ...string) (string, error) {
 // Kill ends the peer with everything on it, by SIGKILL: its process, containerd, shims and containers. What a power cut leaves is left:
 // files, mounts and cgroups of a machine that will not clean up after itself.
 func (p *Peer) Kill() error {
-	return killAll(func() []int { return processesOf(p.host.name, []string{p.Dir, containerd.StateDir(p.Dir)}, p.cgroup) })
+	if p.host == nil {
+		return nil // it was never made
+	}
+	err := killAll(func() []int { return processesOf(p.host.name, []string{p.Dir, containerd.StateDir(p.Dir)}, p.cgroup) })
+	if err == nil && p.exited != nil {
+		// Its main thread is gone from its namespace a moment before its other threads have closed their files.
+		<-p.exited
+	}
+	return err
 }
 
 // KillProcess ends only the peer's own process, by SIGKILL, and waits for its end. Its containers go on.
@@ -182,7 +190,10 @@ func (p *Peer) close() error {
 		if conn, err := net.Dial("unix", socket); err == nil {
 			conn.Close()
 		} else if errors.Is(err, syscall.ECONNREFUSED) {
-			failed = append(failed, os.Remove(socket))
+			// Several peers may be taken down at once.
+			if err := os.Remove(socket); !errors.Is(err, os.ErrNotExist) {
+				failed = append(failed, err)
+			}
 		}
 	}
 	return errors.Join(failed...)

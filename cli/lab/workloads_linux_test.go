@@ -104,7 +104,7 @@ func statefulSetInOrder(t *testing.T, c *cluster) {
 	uid := c.podIs(t, ns, "db-1", "ready", ready).UID
 	c.kubectl(t, "-n", ns, "delete", "pod", "db-1")
 	c.podIs(t, ns, "db-1", "there again under its name", func(pod *corev1.Pod) bool { return ready(pod) && pod.UID != uid })
-	wants(t, c.kubectl(t, "-n", ns, "exec", "db-0", "--", "wget", "-qO-", "http://db-1.db:8080/"), "db-1")
+	wants(t, c.kubectl(t, "-n", ns, "exec", "db-0", "--", "e2e", "get", "http://db-1.db:8080/"), "db-1")
 }
 
 func daemonSetEverywhere(t *testing.T, c *cluster) {

@@ -157,7 +157,7 @@ func (r TokenRecord) Expired(now time.Time) bool {
 func (r TokenRecord) Check(id, secret string, now time.Time) error {
 	same := subtle.ConstantTimeCompare([]byte(r.ID), []byte(id)) & subtle.ConstantTimeCompare([]byte(r.Secret), []byte(secret))
 	if same != 1 || r.Secret == "" {
-		return refusal(ReasonWrongToken, "the token is not known to this cluster: make a new one on any peer with `peer token create`")
+		return refusal(ReasonWrongToken, "the token is not known to this cluster: it is mistyped, deleted or long expired; make a new one on any peer with `peer token create`")
 	}
 	if r.Expired(now) {
 		return refusal(ReasonExpiredToken, "the token expired at %s: make a new one on any peer with `peer token create`", stamp(r.Expires))

@@ -1,6 +1,9 @@
 // The end-to-end tests' container: what busybox does not have.
 //
 //	e2e serve PORT   HTTP on PORT (the answer is the host's name and $ANSWER), gRPC health on PORT+1; SIGTERM ends it at once
+//	                 GET /bytes?n=N answers with N bytes
+//	e2e get URL      fetch URL over a new connection and print the body
+//	e2e resolve NAME print the IPv4 addresses that a name has
 //	e2e pause        do nothing until SIGTERM
 package main
 
@@ -8,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -41,8 +45,35 @@ func run(args []string) error {
 			return err
 		}
 		return serve(ctx, port)
+	case len(args) == 2 && args[0] == "get":
+		return get(ctx, args[1])
+	case len(args) == 2 && args[0] == "resolve":
+		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", args[1])
+		for _, address := range addresses {
+			fmt.Println(address.Unmap())
+		}
+		return err
 	}
-	return errors.New("usage: e2e serve PORT | pause")
+	return errors.New("usage: e2e serve PORT | get URL | resolve NAME | pause")
+}
+
+func get(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	_, err = io.Copy(os.Stdout, response.Body)
+	return err
 }
 
 func serve(ctx context.Context, port int) error {
@@ -59,8 +90,13 @@ func serve(ctx context.Context, port int) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Addr: fmt.Sprintf(":%d", port), ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(
-		func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "%s %s\n", name, os.Getenv("ANSWER")) })}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "%s %s\n", name, os.Getenv("ANSWER")) })
+	mux.HandleFunc("/bytes", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.FormValue("n"))
+		_, _ = w.Write(make([]byte, n))
+	})
+	server := &http.Server{Addr: fmt.Sprintf(":%d", port), ReadHeaderTimeout: 5 * time.Second, Handler: mux}
 	ended := make(chan error, 1)
 	go func() { ended <- server.ListenAndServe() }()
 	fmt.Println("serving")
