@@ -72,7 +72,7 @@ func (h *Host) replicaConfig(r diskReplica) config.Config {
 		CheckQuorum:         true,
 		PreVote:             true,
 		ElectionRTT:         10,
-		HeartbeatRTT:        1,
+		HeartbeatRTT:        2,
 		SnapshotEntries:     h.cfg.SnapshotEntries,
 		CompactionOverhead:  h.cfg.SnapshotEntries / 5,
 		MaxInMemLogSize:     64 << 20,
