@@ -246,7 +246,7 @@ func (e *Engine) Teardown(ctx context.Context) error {
 	if err := errors.Join(failed...); err != nil {
 		return err
 	}
-	for _, name := range []string{"p", "k", "s", "r"} {
+	for _, name := range []string{"p", "k", "s", "r", "fence", "heartbeat"} {
 		failed = append(failed, os.RemoveAll(path.Join(e.config.StateDir, name)))
 	}
 	return errors.Join(failed...)

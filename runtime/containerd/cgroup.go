@@ -105,13 +105,22 @@ func (t *cgroupTree) limit(path string, r pods.Resources) error {
 	return nil
 }
 
+// folders are a cgroup in every hierarchy.
+func (t *cgroupTree) folders(path string) []string {
+	var folders []string
+	for _, hierarchy := range t.hierarchies {
+		folders = append(folders, filepath.Join(hierarchy, path))
+	}
+	return folders
+}
+
 // remove deletes a cgroup with all below it. One that vanished is fine; one with
 // processes in it is an error. Parents stay: a container of another pod may be
 // about to be made below them.
 func (t *cgroupTree) remove(path string) error {
 	var failed []error
-	for _, hierarchy := range t.hierarchies {
-		failed = append(failed, removeCgroup(filepath.Join(hierarchy, path)))
+	for _, folder := range t.folders(path) {
+		failed = append(failed, removeCgroup(folder))
 	}
 	return errors.Join(failed...)
 }

@@ -34,6 +34,10 @@ type Config struct {
 	Namespace string
 	// CgroupRoot is the cgroup above all pods, for instance "/shoal/<peer>/pods".
 	CgroupRoot string
+	// Lease says that Renewed will be called: containers of pods that must not run
+	// twice (SandboxSpec.Identity) start only while the lease is young, and are
+	// killed by the daemon's watchdog when it is not. See package fence.
+	Lease bool
 	// Snapshotter is "overlayfs" unless said otherwise.
 	Snapshotter string
 	// Mirrors returns where else images of a registry ("docker.io") may be had,

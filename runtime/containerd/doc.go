@@ -15,6 +15,10 @@
 // with the sandbox. Neither the peer's nor containerd's death ends a container:
 // Open finds both again, and the shim records the exits that nobody saw.
 //
+// Pods that must never run twice (SandboxSpec.Identity) are the exception: when
+// the peer, as it tells by Renewed, has lost its lease or died, the daemon kills
+// their processes. Package fence says how, and what that does not cover.
+//
 // The daemon (StartDaemon) and the shim are programs of their own, see
 // runtime/containerd/shimbin and runtime/containerd/daemon.
 package containerd

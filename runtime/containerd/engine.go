@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"shoal/runtime/containerd/fence"
 	"shoal/runtime/pods"
 )
 
@@ -36,6 +37,7 @@ type Engine struct {
 	logger  *slog.Logger
 	client  *client.Client
 	cgroups *cgroupTree
+	fence   fence.Dir
 	oomMin  int // the lowest oom_score_adj that containers may get
 
 	tasks     tasksapi.TasksClient
@@ -72,6 +74,7 @@ func Open(ctx context.Context, config Config) (*Engine, error) {
 	e := &Engine{
 		config:     config,
 		logger:     config.Logger,
+		fence:      fence.Dir(config.StateDir),
 		events:     make(chan pods.Event, eventBuffer),
 		sandboxes:  map[string]*sandbox{},
 		containers: map[string]*container{},
@@ -89,6 +92,11 @@ func Open(ctx context.Context, config Config) (*Engine, error) {
 	for _, folder := range []string{e.sandboxFolder(""), e.containerFolder("")} {
 		if err := os.MkdirAll(folder, 0o711); err != nil {
 			return nil, fmt.Errorf("engine state: %w", diskError(err))
+		}
+	}
+	if config.Lease {
+		if err := e.fence.Arm(); err != nil {
+			return nil, fmt.Errorf("heartbeat: %w", diskError(err))
 		}
 	}
 	if e.client, err = client.New(config.Socket, client.WithDefaultNamespace(config.Namespace), client.WithTimeout(startTimeout)); err != nil {

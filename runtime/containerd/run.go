@@ -45,6 +45,9 @@ func (e *Engine) Start(ctx context.Context, id string) (pods.ContainerState, err
 	if !c.is(pods.StatusCreated) {
 		return c.state(), nil
 	}
+	if err := e.mayRun(c); err != nil {
+		return c.state(), err
+	}
 	ctx = e.in(ctx)
 	pid, err := e.startTask(ctx, c)
 	if err != nil {

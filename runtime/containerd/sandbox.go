@@ -29,6 +29,7 @@ type sandbox struct {
 	HostNetwork bool
 	HostIPC     bool
 	SharedPID   bool
+	Identity    bool   // listed for the watchdog
 	Cgroup      string // absolute, below the cgroup mounts
 	ShimAddress string // of the shim's socket; empty with the system's shim, which containerd starts
 	PauseID     string // container that holds the shared pid namespace
@@ -56,6 +57,7 @@ func (e *Engine) CreateSandbox(ctx context.Context, spec pods.SandboxSpec) (pods
 		HostNetwork: spec.HostNetwork,
 		HostIPC:     spec.HostIPC,
 		SharedPID:   spec.ShareProcessNamespace && !spec.HostPID,
+		Identity:    spec.Identity,
 		Cgroup:      path.Join(e.cgroups.root, path.Clean("/"+spec.CgroupParent)),
 		folder:      e.sandboxFolder(spec.PodUID),
 	}
@@ -79,6 +81,11 @@ func (e *Engine) CreateSandbox(ctx context.Context, spec pods.SandboxSpec) (pods
 func (e *Engine) makeSandbox(ctx context.Context, s *sandbox, spec pods.SandboxSpec) error {
 	if err := os.MkdirAll(s.folder, 0o711); err != nil {
 		return diskError(err)
+	}
+	if s.Identity {
+		if err := e.fence.Add(e.fenced(s)); err != nil {
+			return diskError(err)
+		}
 	}
 	var parts errgroup.Group
 	parts.Go(func() error { return pinNamespaces(s.folder, spec) })
@@ -157,6 +164,9 @@ func (e *Engine) destroySandbox(ctx context.Context, s *sandbox) error {
 		return err
 	}
 	if err := e.cgroups.remove(s.Cgroup); err != nil {
+		return err
+	}
+	if err := e.fence.Remove(s.PodUID); err != nil {
 		return err
 	}
 	var failed []error

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"shoal/runtime/containerd/fence"
 )
 
 // maxStateDir bounds the length of a state folder, in characters: a Unix
@@ -47,7 +49,10 @@ type DaemonConfig struct {
 	Root     string // absolute folder of images and snapshots, kept over reboots
 	StateDir string // the peer's state folder, see StateDir
 	LogLevel string // default "warn"
-	Logger   *slog.Logger
+	// FenceAfter is the age of the peer's last renewal at which the daemon kills
+	// what must not run twice; default fence.KillAfter.
+	FenceAfter time.Duration
+	Logger     *slog.Logger
 }
 
 // Daemon is a running containerd of our own, restarted when it dies.
@@ -78,6 +83,9 @@ func StartDaemon(ctx context.Context, config DaemonConfig) (*Daemon, error) {
 	}
 	if config.LogLevel == "" {
 		config.LogLevel = "warn"
+	}
+	if config.FenceAfter == 0 {
+		config.FenceAfter = fence.KillAfter
 	}
 	for _, folder := range []string{config.Root, config.StateDir} {
 		if err := os.MkdirAll(folder, 0o711); err != nil {
@@ -149,7 +157,7 @@ func (d *Daemon) arguments() []string {
 	return []string{
 		d.config.Program, "--root", d.config.Root, "--state", filepath.Join(d.config.StateDir, "c"),
 		"--address", d.Socket(), "--shim-sockets", filepath.Join(d.config.StateDir, "s"),
-		"--log-level", d.config.LogLevel,
+		"--log-level", d.config.LogLevel, "--fence", d.config.StateDir, "--fence-after", d.config.FenceAfter.String(),
 	}
 }
 

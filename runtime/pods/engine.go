@@ -123,6 +123,7 @@ type SandboxSpec struct {
 	Sysctls                 map[string]string // "net.ipv4.ip_local_port_range" → value, set in the namespaces
 	CgroupParent            string            // below the Engine's own root, e.g. "burstable/pod<UID>"
 	Resources               Resources         // limits of the whole pod; zero values mean none
+	Identity                bool              // must never run twice: fenced when the peer falls silent
 	Labels                  map[string]string // kept, returned by List
 }
 

@@ -46,6 +46,7 @@ func sandboxSpec(pod *corev1.Pod, dns DNS) SandboxSpec {
 		ShareProcessNamespace: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace,
 		CgroupParent:          cgroupParent(pod),
 		Resources:             podResources(pod),
+		Identity:              NeedsIdentity(pod, anyWriter),
 		Labels:                podLabels(pod),
 	}
 	if sc := pod.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
@@ -55,6 +56,11 @@ func sandboxSpec(pod *corev1.Pod, dns DNS) SandboxSpec {
 		}
 	}
 	return s
+}
+
+// anyWriter takes every claim for one of a single writer: the peer may be cut off from whoever knows.
+func anyWriter(_, _ string) []corev1.PersistentVolumeAccessMode {
+	return []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
 }
 
 func podLabels(pod *corev1.Pod) map[string]string {

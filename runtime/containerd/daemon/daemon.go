@@ -2,7 +2,8 @@
 
 // Package daemon is containerd itself, cut down to what an Engine uses: no CRI,
 // no image transfer, no metrics, no NRI. It runs as a process of its own, so
-// that it outlives the peer and its memory is counted apart.
+// that it outlives the peer and its memory is counted apart. Because it does, it
+// is also where package fence watches for the peer's silence.
 package daemon
 
 import (
@@ -49,6 +50,8 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/snapshots/overlay/plugin"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"shoal/runtime/containerd/fence"
 )
 
 // gcPercent makes the collector run at a quarter more than the live heap. The
@@ -63,6 +66,8 @@ func Main(args []string) error {
 	state := flags.String("state", "", "folder of what is lost at a reboot")
 	socket := flags.String("address", "", "socket to listen on")
 	shims := flags.String("shim-sockets", "", "folder of the shims' sockets")
+	fenceDir := flags.String("fence", "", "state folder of the peer whose pods to fence when it falls silent; empty for none")
+	fenceAfter := flags.Duration("fence-after", fence.KillAfter, "age of its last renewal at which they are killed")
 	level := flags.String("log-level", "warn", "debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -76,7 +81,18 @@ func Main(args []string) error {
 		return err
 	}
 	debug.SetGCPercent(gcPercent)
-	return serve(newConfig(*root, *state, *socket, *shims))
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if *fenceDir != "" {
+		watchdog := fence.Watchdog{Dir: fence.Dir(*fenceDir), KillAfter: *fenceAfter}
+		// Before containerd, and not waited for: it may hang, at its start too.
+		go func() {
+			if err := watchdog.Run(ctx); err != nil {
+				slog.Error("pods that must not run twice are not watched", "err", err)
+			}
+		}()
+	}
+	return serve(ctx, newConfig(*root, *state, *socket, *shims))
 }
 
 // newConfig is what other containerds read from config.toml.
@@ -99,9 +115,7 @@ func newConfig(root, state, socket, shims string) *config.Config {
 	}
 }
 
-func serve(config *config.Config) error {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
+func serve(ctx context.Context, config *config.Config) error {
 	signal.Ignore(unix.SIGPIPE) // the peer that reads our log may be gone
 
 	if err := server.CreateTopLevelDirectories(config); err != nil {
