@@ -46,7 +46,7 @@ func (c *clock) stamp() (store.Revision, error) {
 func (c *clock) admit(stamp store.Revision) error {
 	if limit := max(c.now(), store.At(time.Now().Add(MaxClockOffset))); stamp > limit {
 		return fmt.Errorf("%w: the stamp is %v ahead of this peer", ErrClockSkew,
-			stamp.Time().Sub(time.Now()).Round(time.Millisecond))
+			time.Until(stamp.Time()).Round(time.Millisecond))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lni/dragonboat/v4"
+	"github.com/lni/dragonboat/v4/raftio"
 
 	"shoal/consensus/store"
 )
@@ -119,7 +120,7 @@ func (h *Host) proposeHere(ctx context.Context, r *replica, cmd []byte) (store.R
 			defer request.Release()
 			return decodeOutcome(out)
 		case <-changed:
-			var now = was
+			var now raftio.LeaderInfo
 			if now, changed = h.leaders.get(r.shard); now.LeaderID != 0 && now.Term != was.Term {
 				return store.Result{}, &tryAgain{cause: errors.New("its leader changed"), uncertain: true}
 			}

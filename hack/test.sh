@@ -10,9 +10,12 @@ fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
-go vet ./... || status=1
+export CGO_ENABLED=0
+# peer-shim is the one program with C in it; the tests of runtime/containerd build and run it.
+packages=$(go list ./... | grep -v /cli/peer-shim)
+go vet $packages || status=1
 # Two packages at a time: more would only fight for the machine, and timing is part of what is tested.
-go test -p 2 -timeout 20m -v ./... 2>&1 | tee "$log" | grep -E '^(---? (FAIL|SKIP)|FAIL|ok|panic:|\s+\S+_test\.go:)' || true
+go test -p 2 -timeout 20m -v $packages 2>&1 | tee "$log" | grep -E '^(---? (FAIL|SKIP)|FAIL|ok|panic:|\s+\S+_test\.go:)' || true
 grep -qE '^FAIL' "$log" && status=1
 passed=$(grep -cE '^--- PASS' "$log" || true)
 failed=$(grep -cE '^--- FAIL' "$log" || true)

@@ -30,13 +30,9 @@ import (
 	"shoal/runtime/volumes"
 )
 
-// Interfaces in the host's network namespace.
-const (
-	podInterface = "shoal0"
-	// tunnelPrefix is completed by the peer's ID: control sockets of userspace tunnels lie in one folder of the machine, whichever network
-	// namespace their peers are in.
-	tunnelPrefix = "shl"
-)
+// tunnelPrefix is completed by the peer's ID: control sockets of userspace tunnels lie in one folder of the machine, whichever network
+// namespace their peers are in.
+const tunnelPrefix = "shl"
 
 var errNoRange = errors.New("no pod range is left")
 

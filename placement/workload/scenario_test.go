@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -58,9 +59,7 @@ func (c cluster) play(d *datadriven.TestData) {
 				case "image":
 					o.Spec.Template.Spec.Containers[0].Image = arg.Vals[0]
 				case "size":
-					var n int32
-					fmt.Sscan(arg.Vals[0], &n)
-					o.Spec.Replicas = ptr.To(n)
+					o.Spec.Replicas = ptr.To(int32(number(arg.Vals[0])))
 				case "paused":
 					o.Spec.Paused = arg.Vals[0] == "true"
 				}
@@ -71,7 +70,7 @@ func (c cluster) play(d *datadriven.TestData) {
 	case "ready":
 		left := 1000
 		if len(d.CmdArgs) > 0 {
-			fmt.Sscan(d.CmdArgs[0].Key, &left)
+			left = number(d.CmdArgs[0].Key)
 		}
 		c.makeReady(left)
 	case "fail":
@@ -157,4 +156,13 @@ func (c cluster) withImages(message string) string {
 		message = strings.ReplaceAll(message, rs.Name, rs.Spec.Template.Spec.Containers[0].Image)
 	}
 	return message
+}
+
+// number reads an argument of a scenario; a wrong one is the scenario's mistake and ends the test.
+func number(text string) int {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		panic("scenario: " + err.Error())
+	}
+	return n
 }

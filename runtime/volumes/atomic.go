@@ -50,7 +50,7 @@ func writeContent(dir string, content map[string]file, chown func(dir string) er
 	if err != nil {
 		return false, err
 	}
-	if err := fill(next, content); err == nil {
+	if err = fill(next, content); err == nil {
 		err = chown(next)
 	}
 	if err != nil {

@@ -90,7 +90,7 @@ func (m *Manager) mountPath(uid types.UID, container string, index int, s source
 		return s.path, nil
 	}
 	if filepath.IsAbs(sub) || slices.Contains(strings.Split(sub, "/"), "..") {
-		return "", fmt.Errorf("%q must be relative and without ..", sub)
+		return "", fmt.Errorf("%q must be relative, and no part of it may be \"..\"", sub)
 	}
 	f, err := openSubPath(s.path, sub, s.readOnly)
 	if err != nil {
