@@ -36,6 +36,7 @@ type Demo struct {
 	vip     netip.Addr
 	gateway *Peer
 	web     *forwarder
+	answers string // of the Service, from wherever it was asked
 }
 
 // serviceCIDR is where Services live in a lab, which changes no defaults.
@@ -46,6 +47,7 @@ func (d *Demo) Run(ctx context.Context) error {
 	if err := d.Prepare(ctx); err != nil {
 		return err
 	}
+	fmt.Fprint(d.Out, d.answers)
 	if err := d.show(ctx, "get", "nodes", "-o", "wide"); err != nil {
 		return err
 	}
@@ -218,8 +220,9 @@ func (d *Demo) reach(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("from the host: %w", err)
 	}
-	fmt.Fprintf(d.Out, "\n  from a client, http://%s/                    %s  from a pod, http://web.default.svc.cluster.local/   %s"+
-		"  from the host, http://%s/               %s", d.vip, fromClient, fromPod, d.web.address(), fromHost)
+	d.answers = fmt.Sprintf("\n  %-60s %s  %-60s %s  %-60s %s",
+		"from a client, http://"+d.vip.String()+"/", fromClient, "from a pod, http://web.default.svc.cluster.local/", fromPod,
+		"from the host, http://"+d.web.address()+"/", fromHost)
 	return nil
 }
 

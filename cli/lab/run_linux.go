@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"golang.org/x/term"
 )
 
 // Options are what `peer lab` asks for.
@@ -67,17 +69,21 @@ func keepLogs(l *Lab, out io.Writer) {
 // Progress prints one line per step to out, with its time: a Config.Progress.
 func Progress(out io.Writer) func(step string) (done func(error)) { return steps{out: out}.step }
 
-// steps prints one line per step, with its time.
+// steps prints one line per step, with its time. On a terminal the step is announced when it begins.
 type steps struct{ out io.Writer }
 
 func (s steps) step(name string) func(error) {
 	begun := time.Now()
-	fmt.Fprintf(s.out, "  … %s", name)
+	back := ""
+	if file, ok := s.out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		fmt.Fprintf(s.out, "  … %s", name)
+		back = "\r"
+	}
 	return func(err error) {
 		mark := "✓"
 		if err != nil {
 			mark = "✗"
 		}
-		fmt.Fprintf(s.out, "\r  %s %-70s %6.1f s\n", mark, name, time.Since(begun).Seconds())
+		fmt.Fprintf(s.out, "%s  %s %-74s %5.1f s\n", back, mark, name, time.Since(begun).Seconds())
 	}
 }
