@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"shoal/consensus"
+	"shoal/runtime/containerd/fence"
 )
 
 // Lease timing. A node is lost when the meta leader has not heard of it for repair.Options.LeaseTimeout; a peer that has not been heard
@@ -22,8 +23,8 @@ import (
 const (
 	renewInterval = 500 * time.Millisecond
 	renewTimeout  = 700 * time.Millisecond
-	fenceAfter    = 6 * time.Second
-	fenceGrace    = 2 * time.Second
+	fenceAfter    = fence.After
+	fenceGrace    = fence.Grace
 )
 
 // leaseRequest renews the lease of the calling peer's node. Now is that peer's clock.
@@ -72,7 +73,9 @@ type renewer struct {
 	// fence is called once when the lease could not be renewed for fenceAfter, unfence once it could again.
 	fence   func(ctx context.Context)
 	unfence func()
-	log     *slog.Logger
+	// heartbeat is called after each renewal, with the moment of its request: a watchdog stands in for this process when it dies.
+	heartbeat func(renewed time.Time) error
+	log       *slog.Logger
 
 	lock sync.Mutex
 	last time.Time
@@ -91,6 +94,9 @@ func (r *renewer) Run(ctx context.Context) error {
 			r.log.Debug("the lease was not renewed", "error", err)
 		} else {
 			r.note(begun)
+			if err := r.heartbeat(begun); err != nil {
+				r.log.Error("the watchdog cannot be told of the lease and will stop pods that must not run twice", "error", err)
+			}
 		}
 		late := time.Since(r.renewed()) > fenceAfter
 		switch {

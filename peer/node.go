@@ -90,7 +90,7 @@ func (n *node) openEngine(ctx context.Context) error {
 	}
 	engine := containerd.Config{
 		Socket: cfg.Containerd, SystemShim: cfg.Containerd != "", StateDir: containerd.StateDir(cfg.DataDir), Shim: shim,
-		CgroupRoot: "/" + cfg.CgroupParent + "/pods", Logger: n.log,
+		CgroupRoot: "/" + cfg.CgroupParent + "/pods", Lease: true, Logger: n.log,
 	}
 	if cfg.Containerd == "" {
 		program, err := shimbin.Find(shimbin.Containerd, folder)

@@ -188,7 +188,13 @@ func (p *Peer) close() error {
 func (p *Peer) announce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := announceRestart(ctx, p.host, p.self.Name); err != nil {
+	begun := time.Now()
+	err := announceRestart(ctx, p.host, p.self.Name)
+	if err == nil {
+		// What must not run twice may run as long as this peer is waited for.
+		err = p.node.engine.Restarting(begun.Add(restartPatience))
+	}
+	if err != nil {
 		p.log.Warn("the restart could not be announced: pods here may be replaced", "error", err)
 	}
 }

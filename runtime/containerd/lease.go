@@ -20,6 +20,15 @@ func (e *Engine) Renewed(at time.Time) error {
 	return nil
 }
 
+// Restarting says that the peer ends and will be waited for until that moment:
+// up to then, at most half a minute, what must not run twice may run.
+func (e *Engine) Restarting(until time.Time) error {
+	if err := e.fence.Extend(until); err != nil {
+		return fmt.Errorf("heartbeat: %w", diskError(err))
+	}
+	return nil
+}
+
 // mayRun refuses a container of a pod that must not run twice while the lease is
 // old: the pod may have been replaced already. A peer that was restarted while
 // it is cut off does not know better.

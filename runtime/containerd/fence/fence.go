@@ -9,7 +9,8 @@
 //
 // # Files, below the peer's state folder
 //
-//	heartbeat       when the lease was renewed last, rewritten at each renewal
+//	heartbeat       when the lease was renewed last, rewritten at each renewal;
+//	                in the future when the peer has announced its restart
 //	fence/<podUID>  cgroups of one pod that must not run twice; written before
 //	                its first process starts, removed after its last has ended
 //
@@ -50,6 +51,10 @@ const (
 	pollEvery = 500 * time.Millisecond
 )
 
+// aheadMost is how far in the future a renewal may lie: a peer that announces its
+// restart has been granted patience.
+const aheadMost = 30 * time.Second
+
 // never is a renewal longer ago than any limit.
 const never = time.Duration(math.MinInt64 / 2)
 
@@ -61,8 +66,8 @@ type sight struct {
 }
 
 // next is the sight after the file was read at now. found is false when there
-// is none. A renewal cannot lie in the future, and content that makes no sense
-// counts as one of now: it is new, so somebody is alive.
+// is none. Content that makes no sense counts as a renewal of now: it is new, so
+// somebody is alive.
 func (s sight) next(now time.Duration, text string, found bool) sight {
 	if !found {
 		return sight{}
@@ -72,7 +77,7 @@ func (s sight) next(now time.Duration, text string, found bool) sight {
 	}
 	renewed := now
 	if stamp, err := strconv.ParseInt(text, 10, 64); err == nil {
-		renewed = min(now, time.Duration(stamp))
+		renewed = min(now+aheadMost, time.Duration(stamp))
 	}
 	return sight{armed: true, text: text, renewed: renewed}
 }

@@ -210,6 +210,15 @@ func TestFiles(t *testing.T) {
 	if err := dir.Arm(); err != nil || overdue(61*time.Second) {
 		t.Errorf("arming again forgot a renewal, %v", err)
 	}
+	if err := dir.Extend(time.Now().Add(time.Minute)); err != nil || !overdue(time.Minute) {
+		t.Errorf("an old lease was extended, %v", err)
+	}
+	if err := errors.Join(dir.Renewed(time.Now()), dir.Extend(time.Now().Add(KillAfter))); err != nil || overdue(time.Second) {
+		t.Errorf("extended to the end it has, %v", err)
+	}
+	if err := dir.Extend(time.Now().Add(KillAfter + time.Minute)); err != nil || overdue(0) {
+		t.Errorf("a young lease was not extended, %v", err)
+	}
 	if pods, err := dir.Pods(); err != nil || pods != nil {
 		t.Errorf("list %v, %v", pods, err)
 	}
