@@ -18,7 +18,7 @@ const (
 	// the shortest time between two attempts: under load other shards' own writes
 	// close them, and many events share one attempt.
 	closeRetry    = 200 * time.Millisecond
-	closeInterval = 5 * time.Millisecond
+	closeInterval = 50 * time.Millisecond
 )
 
 // errBacklog ends a merged stream that had to hold back too much.
