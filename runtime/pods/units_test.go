@@ -370,3 +370,22 @@ func TestRestartRules(t *testing.T) {
 		t.Error("the container's own policy is not followed")
 	}
 }
+
+func TestIdentityOfSandboxes(t *testing.T) {
+	owned := func(kind string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{{Kind: kind, Controller: p(true)}}}}
+	}
+	claiming := owned("ReplicaSet")
+	claiming.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}}}
+	for name, c := range map[string]struct {
+		pod  *corev1.Pod
+		want bool
+	}{
+		"bare": {&corev1.Pod{}, false}, "of a ReplicaSet": {owned("ReplicaSet"), false},
+		"of a StatefulSet": {owned("StatefulSet"), true}, "with a claim": {claiming, true},
+	} {
+		if got := sandboxSpec(c.pod, DNS{}).Identity; got != c.want {
+			t.Errorf("a pod %s: identity %t", name, got)
+		}
+	}
+}
