@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"sync/atomic"
@@ -297,36 +296,4 @@ func (p *Peer) keepFiles(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// serveHTTP serves on a listener until ctx ends. Long-lived streams (watches, logs) end with their request's context. Where the listener
-// proves who calls, callerOf tells it to handlers.
-func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
-	server := &http.Server{
-		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			if proven, ok := conn.(interface{ PeerID() string }); ok {
-				return context.WithValue(ctx, caller{}, proven.PeerID())
-			}
-			return ctx
-		},
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		Protocols:   new(http.Protocols),
-	}
-	server.Protocols.SetHTTP1(true)
-	server.Protocols.SetHTTP2(true)
-	stop := context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		// What is still open after the grace is cut: its client asks another peer.
-		if server.Shutdown(grace) != nil {
-			_ = server.Close()
-		}
-	})
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
-		return err
-	}
-	return nil
 }

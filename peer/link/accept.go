@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"shoal/peer/identity"
@@ -119,8 +120,14 @@ func (l *Link) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		}
 		return l.serviceConfig(protocol), nil
 	}
+	if l.api.refusing.Load() {
+		// A client whose handshake fails has sent nothing yet, so it can ask another peer without harm.
+		return nil, errNoAPI
+	}
 	return l.apiTLS, nil
 }
+
+var errNoAPI = errors.New("this peer does not serve the API any more")
 
 func (l *Link) deliver(conn *tls.Conn) error {
 	state := conn.ConnectionState()
@@ -180,6 +187,8 @@ type queue struct {
 	conns   chan net.Conn
 	closed  chan struct{}
 	once    sync.Once
+
+	refusing atomic.Bool
 }
 
 func newQueue(address net.Addr, onClose func()) *queue {
@@ -223,8 +232,12 @@ func (q *queue) Accept() (net.Conn, error) {
 	}
 }
 
+// Refuse lets no further connection in, while those that are in already are still accepted. Only the API's listener heeds it.
+func (q *queue) Refuse() { q.refusing.Store(true) }
+
 // Close withdraws the listener and drops the connections nobody accepted.
 func (q *queue) Close() error {
+	q.Refuse()
 	q.once.Do(func() {
 		close(q.closed)
 		q.onClose()
