@@ -75,7 +75,9 @@ type renewer struct {
 	unfence func()
 	// heartbeat is called after each renewal, with the moment of its request: a watchdog stands in for this process when it dies.
 	heartbeat func(renewed time.Time) error
-	log       *slog.Logger
+	// back is called after the first renewal, until it succeeds: the node is up again.
+	back func(ctx context.Context) error
+	log  *slog.Logger
 
 	lock sync.Mutex
 	last time.Time
@@ -84,7 +86,7 @@ type renewer struct {
 // Run renews until ctx ends.
 func (r *renewer) Run(ctx context.Context) error {
 	r.note(time.Now())
-	fenced := false
+	fenced, back := false, false
 	ticker := time.NewTicker(renewInterval)
 	defer ticker.Stop()
 	for {
@@ -97,6 +99,7 @@ func (r *renewer) Run(ctx context.Context) error {
 			if err := r.heartbeat(begun); err != nil {
 				r.log.Error("the watchdog cannot be told of the lease and will stop pods that must not run twice", "error", err)
 			}
+			back = back || r.returned(ctx) == nil // tried again with the next renewal
 		}
 		late := time.Since(r.renewed()) > fenceAfter
 		switch {
@@ -115,6 +118,12 @@ func (r *renewer) Run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+func (r *renewer) returned(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	return r.back(ctx)
 }
 
 func (r *renewer) renew(ctx context.Context) error {

@@ -128,6 +128,16 @@ func announceRestart(ctx context.Context, host *consensus.Host, node string) err
 	return err
 }
 
+// withdrawRestart ends the patience once the node is back: if it dies now, nobody has to wait for it.
+func withdrawRestart(ctx context.Context, host *consensus.Host, node string) error {
+	_, announced, _, err := host.Get(ctx, consensus.MetaShard, restartRecords+node, consensus.Local)
+	if err != nil || !announced {
+		return err
+	}
+	_, err = host.Propose(ctx, consensus.MetaShard, store.Transaction{Ops: []store.Op{{Key: restartRecords + node, Delete: true}}})
+	return err
+}
+
 // restarting lists the nodes that are to be waited for.
 func restarting(ctx context.Context, host *consensus.Host, now time.Time) (map[string]bool, error) {
 	list, err := host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: restartRecords}, consensus.Local)
