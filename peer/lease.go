@@ -98,8 +98,10 @@ func (r *renewer) Run(ctx context.Context) error {
 			r.note(begun)
 			if err := r.heartbeat(begun); err != nil {
 				r.log.Error("the watchdog cannot be told of the lease and will stop pods that must not run twice", "error", err)
+			} else {
+				// Only now: as long as the watchdog still grants the patience of a restart, the others must grant it too.
+				back = back || r.returned(ctx) == nil // tried again with the next renewal
 			}
-			back = back || r.returned(ctx) == nil // tried again with the next renewal
 		}
 		late := time.Since(r.renewed()) > fenceAfter
 		switch {
