@@ -185,6 +185,9 @@ func (l *leader) plan(refs []placement.Ref, now time.Time) []piece {
 		case placement.KindPod:
 			l.waiting = true
 		default:
+			if l.terminating(ref.Namespace) {
+				continue // nothing may be created there any more, and what there is goes with it
+			}
 			plan = workload.Plan(l.view, ref, now)
 		}
 		l.recheck(ref, plan.Recheck)
@@ -196,6 +199,11 @@ func (l *leader) plan(refs []placement.Ref, now time.Time) []piece {
 		work = append(work, l.evict(now)...)
 	}
 	return work
+}
+
+func (l *leader) terminating(namespace string) bool {
+	ns, known := l.view.Namespaces.Get("", namespace)
+	return known && ns.DeletionTimestamp != nil
 }
 
 // evict makes one plan of each deletion, so that one pod that changed meanwhile does not hold back the others.

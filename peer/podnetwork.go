@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -45,7 +46,7 @@ func (w *podNetwork) Existing(context.Context) (map[types.UID][]netip.Addr, erro
 
 func hostPortsOf(pod *corev1.Pod, ip netip.Addr) []vip.HostPort {
 	var ports []vip.HostPort
-	for _, container := range pod.Spec.Containers {
+	for _, container := range portHolders(pod) {
 		for _, port := range container.Ports {
 			if port.HostPort == 0 {
 				continue
@@ -57,4 +58,15 @@ func hostPortsOf(pod *corev1.Pod, ip netip.Addr) []vip.HostPort {
 		}
 	}
 	return ports
+}
+
+// portHolders are the containers whose ports last as long as the pod: the regular ones, and init containers that run beside them.
+func portHolders(pod *corev1.Pod) []corev1.Container {
+	holders := slices.Clone(pod.Spec.Containers)
+	for _, container := range pod.Spec.InitContainers {
+		if container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			holders = append(holders, container)
+		}
+	}
+	return holders
 }
