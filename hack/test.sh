@@ -15,15 +15,19 @@ export CGO_ENABLED=0
 packages=$(go list ./... | grep -v /cli/peer-shim)
 go vet $packages || status=1
 # Two packages at a time: more would only fight for the machine, and timing is part of what is tested.
-go test -p 2 -timeout 20m -v $packages 2>&1 | tee "$log" | grep -E '^(---? (FAIL|SKIP)|FAIL|ok|panic:|\s+\S+_test\.go:)' || true
-grep -qE '^FAIL' "$log" && status=1
-passed=$(grep -cE '^--- PASS' "$log" || true)
-failed=$(grep -cE '^--- FAIL' "$log" || true)
-skipped=$(grep -cE '^\s*--- SKIP' "$log" || true)
+go test -p 2 -timeout 20m -v $packages 2>&1 | tee "$log" | grep --line-buffered -aE '^(FAIL|ok|panic:)|^--- (FAIL|SKIP)' || true
+grep -qaE '^(FAIL|panic:)' "$log" && status=1
+passed=$(grep -caE '^--- PASS' "$log" || true)
+failed=$(grep -caE '^--- FAIL' "$log" || true)
+skipped=$(grep -caE '^\s*--- SKIP' "$log" || true)
 if [ "$skipped" != 0 ]; then
     echo "test: $skipped tests were skipped:"
-    grep -E '^\s*--- SKIP' "$log"
+    grep -aE '^\s*--- SKIP' "$log"
     status=1
+fi
+if [ $status != 0 ]; then
+    echo "test: what the failed ones said:"
+    grep -aE -B25 -A25 '^\s*--- FAIL|^panic:|\[build failed\]' "$log" | tail -n 600
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 exit $status
