@@ -1,0 +1,75 @@
+package model
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"shoal/placement"
+)
+
+// brakeCheck counts, from the stored nodes alone, how much of each zone looks lost, and watches evictions: while it is most of a zone of
+// at least three nodes, none may happen there (D8). It allows for decisions that were taken before the last loss was known.
+type brakeCheck struct {
+	since map[string]time.Duration // by zone: when the brake should have come on
+}
+
+// brakeLag is how long decisions may be under way.
+const brakeLag = 500 * time.Millisecond
+
+// The brake as ARCHITECTURE.md promises it, stated here again so that a changed default is noticed.
+const (
+	brakeNodes = 3
+	brakeShare = 0.55
+)
+
+func (c *brakeCheck) look(m *Model) {
+	nodes, lost := map[string]int{}, map[string][]time.Time{}
+	for _, n := range m.nodes {
+		object, ok := m.shards[0].objects[kinds[0].prefix+n.name].(*corev1.Node)
+		if !ok {
+			continue
+		}
+		nodes[n.zone]++
+		if ready := placement.NodeCondition(object, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionUnknown {
+			lost[n.zone] = append(lost[n.zone], ready.LastTransitionTime.Time)
+		}
+	}
+	before := c.since
+	c.since = map[string]time.Duration{}
+	for zone, times := range lost {
+		slices.SortFunc(times, time.Time.Compare)
+		together, first := 0, 0
+		for i := range times {
+			for times[i].Sub(times[first]) > time.Minute {
+				first++
+			}
+			together = max(together, i-first+1)
+		}
+		if together < brakeNodes || float64(together) <= brakeShare*float64(nodes[zone]) {
+			continue
+		}
+		c.since[zone] = m.now
+		if at, already := before[zone]; already {
+			c.since[zone] = at
+		}
+	}
+}
+
+// deleted watches forced deletions, which is what an eviction from a lost node is.
+func (c *brakeCheck) deleted(m *Model, change placement.Change, pod *corev1.Pod) {
+	if change.Verb != placement.Delete || change.GracePeriodSeconds == nil || pod == nil || len(change.Events) == 0 {
+		return
+	}
+	if !strings.Contains(change.Events[0].Reason, "Eviction") {
+		return
+	}
+	m.outcome.Evictions++
+	n := m.byName[pod.Spec.NodeName]
+	m.note("%s/%s is evicted from %s", pod.Namespace, pod.Name, pod.Spec.NodeName)
+	if at, braked := c.since[n.zone]; braked && m.now-at > brakeLag {
+		m.violate(checkerBrake, "%s/%s is evicted from %s although most of zone %s looks lost since %s", pod.Namespace, pod.Name, n.name, n.zone, at)
+	}
+}

@@ -1,0 +1,145 @@
+package model
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Fault is something that is done to nodes at a time.
+type Fault struct {
+	At   time.Duration
+	Kind FaultKind
+	// Target is a node's name, or "zone a" for all nodes of a zone. For Join it is empty.
+	Target string
+	Count  int // of Join: how many nodes come
+}
+
+// FaultKind says what is done.
+type FaultKind string
+
+// The kinds of faults, and what ends them.
+const (
+	Crash   FaultKind = "crash"   // the machine loses its power: peer and containers are gone
+	Restart FaultKind = "restart" // it comes back with its disk
+	Freeze  FaultKind = "freeze"  // the peer's process stands still, containers and watchdog run on
+	Thaw    FaultKind = "thaw"    // it goes on where it stood
+	Cut     FaultKind = "cut"     // the targets hear each other, and nobody else
+	Heal    FaultKind = "heal"    // they hear everybody again
+	Join    FaultKind = "join"    // new nodes come
+)
+
+// Swarm adds so many faults, each on a node drawn from the seed and ended after a drawn time.
+type Swarm struct {
+	Faults      int
+	From, Until time.Duration // when they begin; the last may end up to longestFault later
+}
+
+const longestFault = 25 * time.Second
+
+// planFaults puts every fault into the queue.
+func (m *Model) planFaults() error {
+	for _, f := range m.cfg.Faults {
+		if f.Kind == Join {
+			if f.Count < 1 {
+				return fmt.Errorf("join at %s needs a number of nodes", f.At)
+			}
+		} else if len(m.targets(f.Target)) == 0 {
+			return fmt.Errorf("%s at %s: there is no %q", f.Kind, f.At, f.Target)
+		}
+		m.schedule(f)
+	}
+	if s := m.cfg.Random; s.Faults > 0 {
+		if s.Until <= s.From {
+			return fmt.Errorf("random faults between %s and %s leave no time", s.From, s.Until)
+		}
+		for range s.Faults {
+			m.drawFault()
+		}
+	}
+	return nil
+}
+
+func (m *Model) schedule(f Fault) {
+	m.lastHeal = max(m.lastHeal, f.At)
+	m.after(f.At-m.now, "fault", func() { m.inflict(f) })
+}
+
+func (m *Model) drawFault() {
+	pairs := [][2]FaultKind{{Crash, Restart}, {Freeze, Thaw}, {Cut, Heal}}
+	pair := pairs[m.chance.IntN(len(pairs))]
+	target := m.nodes[m.chance.IntN(len(m.nodes))].name
+	at := m.between(m.cfg.Random.From, m.cfg.Random.Until)
+	m.schedule(Fault{At: at, Kind: pair[0], Target: target})
+	m.schedule(Fault{At: at + m.between(time.Second, longestFault), Kind: pair[1], Target: target})
+}
+
+func (m *Model) targets(name string) []*node {
+	if zone, ok := strings.CutPrefix(name, "zone "); ok {
+		var all []*node
+		for _, n := range m.nodes {
+			if n.zone == zone {
+				all = append(all, n)
+			}
+		}
+		return all
+	}
+	if n := m.byName[name]; n != nil {
+		return []*node{n}
+	}
+	return nil
+}
+
+// inflict does it. What does not apply (a second crash, a restart of what runs) does nothing, so random faults may overlap.
+func (m *Model) inflict(f Fault) {
+	m.note("%s %s%s", f.Kind, f.Target, strings.Repeat(" nodes", min(f.Count, 1)))
+	if f.Kind == Join {
+		for range f.Count {
+			m.addNode().boot()
+		}
+		return
+	}
+	if f.Kind == Cut {
+		m.sides++
+	}
+	for _, n := range m.targets(f.Target) {
+		n.suffer(f.Kind, m.sides)
+	}
+	m.review()
+}
+
+func (n *node) suffer(kind FaultKind, side int) {
+	switch kind {
+	case Crash:
+		if n.up {
+			n.up, n.frozen, n.life = false, false, n.life+1
+			clear(n.pods)
+		}
+	case Restart:
+		if !n.up {
+			n.boot()
+		}
+	case Freeze:
+		if n.up && !n.frozen {
+			n.frozen, n.stale = true, true
+			n.watch()
+		}
+	case Thaw:
+		if n.frozen {
+			n.frozen = false
+			waited := slices.Clone(n.deferred)
+			n.deferred = nil
+			for _, s := range waited {
+				n.do(0, s.kind, s.do)
+			}
+		}
+	case Cut:
+		n.side, n.stale = side, true
+		if n.up {
+			n.watch()
+		}
+	case Heal:
+		n.side, n.stale = 0, true
+	}
+}

@@ -1,0 +1,127 @@
+package model
+
+import (
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"shoal/consensus/store"
+	"shoal/placement"
+)
+
+// plenty is more than any cluster here asks for.
+var plenty = corev1.ResourceList{
+	corev1.ResourceCPU: resource.MustParse("1000000"), corev1.ResourceMemory: resource.MustParse("1Ei"), corev1.ResourcePods: resource.MustParse("1000000"),
+}
+
+// voters is how many voters a shard has once there are enough nodes (D2).
+const voters = 3
+
+// found makes the cluster: nodes that are up and known, shards with leaders, and the workloads as their users wrote them.
+func (m *Model) found() {
+	m.shards = []*shard{{number: 0, state: store.New(0, store.Limits{}), objects: map[string]placement.Object{}}}
+	for i := range m.cfg.Shards {
+		m.shards = append(m.shards, &shard{number: uint64(i + 1), state: store.New(uint64(i+1), store.Limits{}), objects: map[string]placement.Object{}})
+	}
+	for range m.cfg.Nodes {
+		m.addNode()
+	}
+	// Voters stand next to each other in the list of nodes, so in different zones where there are as many.
+	for i, s := range m.shards {
+		for k := range min(voters, len(m.nodes)) {
+			s.voters = append(s.voters, m.nodes[(i*voters+k)%len(m.nodes)])
+		}
+	}
+	for _, n := range m.nodes {
+		n.boot()
+	}
+	for _, s := range m.shards {
+		m.lead(s, s.voters[0])
+	}
+	for _, w := range m.cfg.Workloads {
+		m.deploy(w)
+	}
+}
+
+func (m *Model) addNode() *node {
+	index := len(m.nodes)
+	n := &node{
+		model: m, name: fmt.Sprintf("n%d", index+1), index: index, zone: string(rune('a' + index%m.cfg.Zones)), pods: map[types.UID]*container{},
+	}
+	m.nodes = append(m.nodes, n)
+	m.byName[n.name] = n
+	return n
+}
+
+// shardOf is the shard that holds a namespace. Which one it is does not matter here, only that it stays.
+func (m *Model) shardOf(namespace string) *shard {
+	h := fnv.New32a()
+	h.Write([]byte(namespace))
+	return m.shards[1+int(h.Sum32())%m.cfg.Shards]
+}
+
+// deploy writes a workload, one second into the run, so that the nodes have reported by then.
+func (m *Model) deploy(w Workload) {
+	s := m.shardOf(w.Name)
+	meta := metav1.ObjectMeta{Namespace: w.Name, Name: w.Name}
+	labels := map[string]string{"app": w.Name}
+	var set placement.Object
+	if w.Stateful {
+		set = &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{
+			Replicas: ptr.To(int32(w.Replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels}, ServiceName: w.Name, Template: template(w, labels),
+		}}
+	} else {
+		set = &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{
+			Replicas: ptr.To(int32(w.Replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template(w, labels),
+			RevisionHistoryLimit: ptr.To[int32](10), ProgressDeadlineSeconds: ptr.To[int32](600),
+			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType, RollingUpdate: &appsv1.RollingUpdateDeployment{
+				MaxSurge: ptr.To(intstr.FromString("25%")), MaxUnavailable: ptr.To(intstr.FromString("25%")),
+			}},
+		}}
+	}
+	service := &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{
+		Selector: labels, ClusterIP: "10.96.1.1", IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+		Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(8080)}},
+	}}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.Name}}
+	m.after(time.Second, "deploy", func() {
+		_ = m.commit(m.shards[0].leader, m.shards[0], []placement.Change{{Verb: placement.Create, Object: namespace}})
+		if s.leader == nil || m.commit(s.leader, s, []placement.Change{{Verb: placement.Create, Object: service}, {Verb: placement.Create, Object: set}}) != nil {
+			m.deploy(w) // a fault came first: the user tries again
+		}
+	})
+}
+
+// template is the pod template after admission: with the tolerations that D8 gives by default.
+func template(w Workload, labels map[string]string) corev1.PodTemplateSpec {
+	var tolerations []corev1.Toleration
+	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		tolerations = append(tolerations, corev1.Toleration{
+			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](5),
+		})
+	}
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
+		Containers:    []corev1.Container{{Name: "main", Image: "example.org/" + w.Name + ":1", Resources: corev1.ResourceRequirements{Requests: w.Requests}}},
+		RestartPolicy: corev1.RestartPolicyAlways, SchedulerName: corev1.DefaultSchedulerName, Tolerations: tolerations,
+		TerminationGracePeriodSeconds: ptr.To[int64](30),
+	}}
+}
+
+// statefulPod is one pod of a StatefulSet.
+func statefulPod(set *appsv1.StatefulSet, name string, uid types.UID) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: set.Namespace, Name: name, UID: uid, Labels: set.Spec.Template.Labels,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind(placement.KindStatefulSet))},
+		},
+		Spec: *set.Spec.Template.Spec.DeepCopy(),
+	}
+}

@@ -1,0 +1,466 @@
+package model
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"shoal/placement"
+	"shoal/runtime/containerd/fence"
+	"shoal/runtime/pods"
+)
+
+// node is one machine: its peer's process, its containers, and the watchdog that outlives the process.
+type node struct {
+	model *Model
+	name  string
+	index int
+	zone  string
+
+	up       bool // the machine runs
+	frozen   bool // the peer's process stands still; containers run on
+	side     int  // of a partition: machines on different sides do not hear each other
+	life     int  // of the peer's process; steps of an earlier one are void
+	deferred []step
+	stale    bool // something was missed while out of reach
+
+	ledger *pods.Ledger
+	bound  map[types.UID]*corev1.Pod // what the peer knows to be its own
+	known  bool                      // bound is complete
+	pods   map[types.UID]*container
+	ips    int // given so far
+
+	renewed time.Duration // when the last lease renewal that succeeded was begun
+	fenced  bool
+	watched bool // the watchdog has something to look at
+	dirty   map[types.UID]bool
+}
+
+// container is what runs of one pod; pods have one each here.
+type container struct {
+	pod      *corev1.Pod
+	ip       string
+	running  bool // processes run
+	stopping bool
+	identity bool
+}
+
+// Times of peer/lease.go and peer/nodestatus.go.
+const (
+	renewInterval  = 500 * time.Millisecond
+	renewTimeout   = 700 * time.Millisecond
+	statusInterval = 10 * time.Second
+	retryReport    = 250 * time.Millisecond
+)
+
+// do asks for a step of the peer's process: it waits while the process is frozen, and is void when the process is gone.
+func (n *node) do(delay time.Duration, kind string, do func()) {
+	life := n.life
+	n.model.after(delay, kind, func() {
+		switch {
+		case n.life != life || !n.up:
+		case n.frozen:
+			n.deferred = append(n.deferred, step{kind: kind, do: do})
+		default:
+			do()
+		}
+	})
+}
+
+// boot starts the peer's process. What it must learn and say it does in an order of its own, as in production.
+func (n *node) boot() {
+	m := n.model
+	n.life++
+	n.up, n.frozen, n.fenced, n.known, n.stale = true, false, false, false, true
+	n.ledger, n.bound, n.dirty, n.deferred = pods.NewLedger(), map[types.UID]*corev1.Pod{}, map[types.UID]bool{}, nil
+	n.renewed = m.now
+	n.do(m.between(0, renewInterval), "renew", n.renew)
+	n.do(m.between(50*time.Millisecond, 500*time.Millisecond), "status", n.keepStatus)
+	n.do(m.between(50*time.Millisecond, 500*time.Millisecond), "sync", n.sync)
+}
+
+// sync follows the store: it reads everything again whenever something was missed.
+func (n *node) sync() {
+	if n.stale && n.hearsAll() {
+		before := n.known
+		n.stale, n.known = false, true
+		for _, s := range n.model.shards {
+			n.look(s)
+		}
+		all := slices.Collect(maps.Values(n.bound))
+		if n.model.cfg.bug != bugClaimKept || !before {
+			n.ledger.SetRunning(all)
+		}
+		n.model.note("%s knows its %d pods", n.name, len(all))
+		if n.fenced && n.model.now-n.renewed < fence.After {
+			n.unfence()
+		}
+		for _, uid := range n.boundUIDs() {
+			n.upsert(n.bound[uid])
+		}
+	}
+	n.do(n.model.between(100*time.Millisecond, slowestFeed), "sync", n.sync)
+}
+
+// slowestFeed is how long a connection that stood still may take to be noticed and made anew.
+const slowestFeed = 3 * time.Second
+
+func (n *node) hearsAll() bool {
+	return !slices.ContainsFunc(n.model.shards, func(s *shard) bool { return !n.hears(s) })
+}
+
+// hears tells whether the node can read a shard. Without a leader any voter does: nothing is committed that it could have missed.
+func (n *node) hears(s *shard) bool {
+	if s.leader != nil {
+		return n.model.reaches(s.leader, n)
+	}
+	return slices.ContainsFunc(s.voters, func(voter *node) bool { return n.model.reaches(voter, n) })
+}
+
+func (n *node) boundUIDs() []types.UID { return slices.Sorted(maps.Keys(n.bound)) }
+
+// look compares what a shard says of this node with what the node knows.
+func (n *node) look(s *shard) {
+	if !n.hears(s) {
+		n.stale = true
+		return
+	}
+	if s.number == 0 {
+		n.writeStatus()
+		return
+	}
+	want := n.model.checks.boundTo(s, n.name)
+	for _, uid := range n.boundUIDs() {
+		if pod := n.bound[uid]; want[uid] == nil && n.model.shardOf(pod.Namespace) == s {
+			delete(n.bound, uid)
+			n.remove(uid)
+		}
+	}
+	for _, uid := range slices.Sorted(maps.Keys(want)) {
+		if had := n.bound[uid]; had == nil || had.ResourceVersion != want[uid].ResourceVersion {
+			n.bound[uid] = want[uid]
+			if n.known {
+				n.ledger.Upsert(want[uid])
+				n.upsert(want[uid])
+			}
+		}
+	}
+}
+
+func (n *node) remove(uid types.UID) {
+	if n.model.cfg.bug != bugClaimKept {
+		n.ledger.Remove(uid)
+	}
+	n.stop(uid, 2*time.Second)
+}
+
+// upsert does what a bound pod asks for.
+func (n *node) upsert(pod *corev1.Pod) {
+	c := n.pods[pod.UID]
+	if c != nil {
+		c.pod = pod
+	}
+	switch {
+	case pod.DeletionTimestamp != nil && c == nil:
+		n.report(pod.UID)
+	case pod.DeletionTimestamp != nil:
+		n.stop(pod.UID, 5*time.Second)
+	case c == nil:
+		n.start(pod)
+	case c.running && !c.stopping && !placement.Ready(pod):
+		n.report(pod.UID) // somebody has marked it while this node was not heard
+	}
+}
+
+// identity is the rule of peer/node.go: no claims are asked for, the model has no volumes.
+func identity(pod *corev1.Pod) bool { return pods.NeedsIdentity(pod, nil) }
+
+func (n *node) start(pod *corev1.Pod) {
+	if n.fenced && identity(pod) {
+		return
+	}
+	n.ips++
+	c := &container{pod: pod, identity: identity(pod), ip: fmt.Sprintf("10.%d.%d.%d", 32+n.index/256, n.index%256, 2+n.ips%250)}
+	n.pods[pod.UID] = c
+	n.do(n.model.between(300*time.Millisecond, 1500*time.Millisecond), "start", func() {
+		if n.pods[pod.UID] != c || c.stopping {
+			return
+		}
+		c.running = true
+		n.model.note("%s runs %s/%s", n.name, pod.Namespace, pod.Name)
+		n.model.checks.started(n, c)
+		n.do(n.model.between(100*time.Millisecond, time.Second), "ready", func() { n.report(pod.UID) })
+	})
+}
+
+// stop ends a pod's container; it takes at most so long.
+func (n *node) stop(uid types.UID, most time.Duration) {
+	c := n.pods[uid]
+	if c == nil || c.stopping {
+		return
+	}
+	c.stopping = true
+	if !c.running {
+		n.ended(uid, c)
+		return
+	}
+	n.do(n.model.between(50*time.Millisecond, most), "stop", func() { n.ended(uid, c) })
+}
+
+func (n *node) ended(uid types.UID, c *container) {
+	if n.pods[uid] != c {
+		return
+	}
+	delete(n.pods, uid)
+	n.model.note("%s has ended %s/%s", n.name, c.pod.Namespace, c.pod.Name)
+	if pod := n.bound[uid]; pod != nil {
+		n.report(uid)
+		if pod.DeletionTimestamp == nil {
+			n.start(pod)
+		}
+	}
+}
+
+// report writes what has become of a pod, until it arrives.
+func (n *node) report(uid types.UID) {
+	if n.dirty[uid] {
+		return
+	}
+	n.dirty[uid] = true
+	n.do(n.model.commitDelay(), "report", func() { n.tryReport(uid) })
+}
+
+func (n *node) tryReport(uid types.UID) {
+	pod := n.bound[uid]
+	if pod == nil {
+		delete(n.dirty, uid)
+		return
+	}
+	s := n.model.shardOf(pod.Namespace)
+	stored, ok := s.pod(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name})
+	if !ok || stored.UID != uid {
+		delete(n.dirty, uid)
+		return
+	}
+	c := n.pods[uid]
+	var change placement.Change
+	if c == nil && stored.DeletionTimestamp != nil {
+		change = placement.Change{Verb: placement.Delete, Object: stored, UID: uid, GracePeriodSeconds: ptr.To[int64](0)}
+	} else {
+		want := stored.DeepCopy()
+		want.Status = statusOf(stored, c, n.model.time())
+		change = placement.Change{Verb: placement.UpdateStatus, Object: want, UID: uid}
+	}
+	if err := n.model.commit(n, s, []placement.Change{change}); err != nil {
+		n.do(retryReport, "report", func() { n.tryReport(uid) })
+		return
+	}
+	delete(n.dirty, uid)
+}
+
+// statusOf is a pod's status as its node sees it.
+func statusOf(stored *corev1.Pod, c *container, now time.Time) corev1.PodStatus {
+	status := *stored.Status.DeepCopy()
+	ready := corev1.ConditionFalse
+	if c != nil && c.running && !c.stopping {
+		ready, status.Phase, status.PodIP = corev1.ConditionTrue, corev1.PodRunning, c.ip
+	}
+	at := metav1.NewTime(now)
+	for i := range status.Conditions {
+		if have := &status.Conditions[i]; have.Type == corev1.PodReady {
+			if have.Status != ready {
+				*have = corev1.PodCondition{Type: corev1.PodReady, Status: ready, LastTransitionTime: at}
+			}
+			return status
+		}
+	}
+	status.Conditions = append(status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: ready, LastTransitionTime: at})
+	return status
+}
+
+// renew keeps the node's lease, and fences when it cannot (D8), as peer/lease.go does.
+func (n *node) renew() {
+	m := n.model
+	begun := m.now
+	leader := m.shards[0].leader
+	took := renewTimeout
+	if leader != nil && m.reaches(n, leader) && m.shards[0].meta != nil {
+		meta := m.shards[0].meta
+		there := m.oneWay()
+		took = there + m.oneWay()
+		leader.do(there, "renewal", func() {
+			if meta.leads() {
+				meta.renewed[n.name] = m.time()
+				n.do(took-there, "renewed", func() {
+					n.renewed = begun
+					n.answered()
+				})
+			}
+		})
+	} else {
+		n.do(took, "unrenewed", n.answered)
+	}
+	n.do(max(renewInterval, took), "renew", n.renew)
+}
+
+// answered follows each attempt to renew.
+func (n *node) answered() {
+	after := fence.After
+	if n.model.cfg.bug == bugFenceLate {
+		after += 6 * time.Second
+	}
+	late := n.model.now-n.renewed > after
+	switch {
+	case late && !n.fenced:
+		n.fenced = true
+		n.model.note("%s is cut off and fences", n.name)
+		for _, uid := range n.running() {
+			if n.pods[uid].identity {
+				n.model.outcome.Fenced++
+				n.stop(uid, fence.Grace)
+			}
+		}
+	case !late && n.fenced && (n.known && !n.stale || n.model.cfg.bug == bugUnfenceTooEarly):
+		n.unfence()
+	}
+}
+
+func (n *node) unfence() {
+	n.fenced = false
+	n.model.note("%s is connected again", n.name)
+	for _, uid := range n.boundUIDs() {
+		n.upsert(n.bound[uid])
+	}
+}
+
+// running lists what there is of pods, sorted.
+func (n *node) running() []types.UID { return slices.Sorted(maps.Keys(n.pods)) }
+
+// watch is the watchdog of runtime/containerd/fence: it kills what must never run twice when the peer does not. It looks only while a
+// fault is on, because otherwise it would never act.
+func (n *node) watch() {
+	if n.watched {
+		return
+	}
+	n.watched = true
+	n.model.after(500*time.Millisecond, "watchdog", n.guard)
+}
+
+func (n *node) guard() {
+	m := n.model
+	n.watched = false
+	if !n.up {
+		return
+	}
+	if m.now-n.renewed > fence.KillAfter && m.cfg.bug != bugFenceLate {
+		for _, uid := range n.running() {
+			if c := n.pods[uid]; c.identity && c.running {
+				m.outcome.Fenced++
+				m.note("the watchdog of %s kills %s/%s", n.name, c.pod.Namespace, c.pod.Name)
+				delete(n.pods, uid)
+				n.fenced = true
+			}
+		}
+	}
+	if n.frozen || n.side != 0 || m.now-n.renewed > 2*renewInterval {
+		n.watch()
+	}
+}
+
+// keepStatus keeps the Node object true.
+func (n *node) keepStatus() {
+	n.writeStatus()
+	n.do(statusInterval, "status", n.keepStatus)
+}
+
+// writeStatus writes the Node object when it differs, and opens the ledger once it stands.
+func (n *node) writeStatus() {
+	m := n.model
+	s := m.shards[0]
+	key := kinds[0].prefix + n.name
+	retry := func() { n.do(retryReport, "status", n.writeStatus) }
+	if s.leader == nil || !m.reaches(n, s.leader) {
+		retry()
+		return
+	}
+	stored, _ := s.objects[key].(*corev1.Node)
+	want := n.describe(stored)
+	if stored == nil || placement.NodeCondition(stored, corev1.NodeReady) == nil ||
+		placement.NodeCondition(stored, corev1.NodeReady).Status != corev1.ConditionTrue {
+		n.do(m.commitDelay(), "write status", func() {
+			var changes []placement.Change
+			if stored == nil {
+				changes = append(changes, placement.Change{Verb: placement.Create, Object: want})
+			}
+			changes = append(changes, placement.Change{Verb: placement.UpdateStatus, Object: want})
+			if m.commit(n, s, changes) != nil {
+				retry()
+			}
+		})
+		return
+	}
+	capacity := pods.Capacity{Allocatable: stored.Status.Allocatable}
+	if m.cfg.bug == bugEverythingFits {
+		capacity.Allocatable = plenty
+	}
+	n.ledger.SetCapacity(capacity)
+}
+
+// describe is the Node as its peer knows it, over what is stored.
+func (n *node) describe(stored *corev1.Node) *corev1.Node {
+	want := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{
+		corev1.LabelHostname: n.name, corev1.LabelTopologyZone: n.zone,
+	}}}
+	if stored != nil {
+		want = stored.DeepCopy()
+	}
+	want.Status.Capacity, want.Status.Allocatable = n.model.cfg.Allocatable, n.model.cfg.Allocatable
+	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", LastTransitionTime: metav1.NewTime(n.model.time())}
+	if have := placement.NodeCondition(want, corev1.NodeReady); have != nil {
+		*have = ready
+	} else {
+		want.Status.Conditions = append(want.Status.Conditions, ready)
+	}
+	return want
+}
+
+// ask carries claims to a node and the answers back, as peer/claims.go and node.claim of peer/serve.go do.
+func (m *Model) ask(from, to *node, s *shard, claims []pods.Claim, then func([]pods.Answer, placement.NodeUsage, error)) {
+	answered := false
+	from.do(claimTimeout, "claim timeout", func() {
+		if !answered {
+			answered = true
+			then(nil, placement.NodeUsage{}, errNoAnswer)
+		}
+	})
+	if to == nil || !m.reaches(from, to) {
+		return
+	}
+	to.do(m.oneWay(), "claim", func() {
+		answers := to.ledger.Claim(claims, m.time())
+		usage := placement.NodeUsage{Node: to.name}
+		for _, held := range to.ledger.Held(m.time()) {
+			if m.shardOf(held.Namespace) != s {
+				usage.Granted.Add(placement.ResourcesOf(held.Requests))
+				usage.Granted.Pods++
+			}
+		}
+		if !m.reaches(to, from) {
+			return
+		}
+		from.do(m.oneWay(), "answer", func() {
+			if !answered {
+				answered = true
+				then(answers, usage, nil)
+			}
+		})
+	})
+}
+
+var errNoAnswer = fmt.Errorf("no answer within %s", claimTimeout)

@@ -1,0 +1,262 @@
+package model
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"shoal/consensus/store"
+	"shoal/placement"
+)
+
+// shard is one raft group, seen from outside: a log that takes transactions while a leader reaches most of its voters. All replicas that
+// are reached are taken to be equal, so there is one state.
+type shard struct {
+	number  uint64
+	state   *store.Store
+	objects map[string]placement.Object // what the state's values decode to
+	voters  []*node
+	leader  *node // nil while nobody leads
+	term    uint64
+	voting  bool // an election is under way
+	turns   *leader
+	meta    *meta // of shard 0
+}
+
+// kinds are the objects the model knows: the prefix of their keys, as the API's storage writes them, and an empty one.
+var kinds = []struct {
+	prefix string
+	make   func() placement.Object
+}{
+	{"/registry/minions/", func() placement.Object { return &corev1.Node{} }},
+	{"/registry/namespaces/", func() placement.Object { return &corev1.Namespace{} }},
+	{"/registry/services/specs/", func() placement.Object { return &corev1.Service{} }},
+	{"/registry/services/endpoints/", func() placement.Object { return &corev1.Endpoints{} }}, //nolint:staticcheck // still written for old clients
+	{"/registry/endpointslices/", func() placement.Object { return &discoveryv1.EndpointSlice{} }},
+	{"/registry/deployments/", func() placement.Object { return &appsv1.Deployment{} }},
+	{"/registry/replicasets/", func() placement.Object { return &appsv1.ReplicaSet{} }},
+	{"/registry/statefulsets/", func() placement.Object { return &appsv1.StatefulSet{} }},
+	{"/registry/pods/", func() placement.Object { return &corev1.Pod{} }},
+}
+
+func keyOf(o placement.Object) string {
+	name := o.GetName()
+	if o.GetNamespace() != "" {
+		name = o.GetNamespace() + "/" + name
+	}
+	switch o.(type) {
+	case *corev1.Node:
+		return kinds[0].prefix + name
+	case *corev1.Namespace:
+		return kinds[1].prefix + name
+	case *corev1.Service:
+		return kinds[2].prefix + name
+	case *corev1.Endpoints: //nolint:staticcheck // see kinds
+		return kinds[3].prefix + name
+	case *discoveryv1.EndpointSlice:
+		return kinds[4].prefix + name
+	case *appsv1.Deployment:
+		return kinds[5].prefix + name
+	case *appsv1.ReplicaSet:
+		return kinds[6].prefix + name
+	case *appsv1.StatefulSet:
+		return kinds[7].prefix + name
+	case *corev1.Pod:
+		return kinds[8].prefix + name
+	}
+	panic(fmt.Sprintf("the model has no kind %T", o))
+}
+
+// codec is what every API object can do.
+type codec interface {
+	Marshal() ([]byte, error)
+	Unmarshal([]byte) error
+}
+
+func encode(o placement.Object) []byte {
+	o.SetResourceVersion("")
+	b, err := o.(codec).Marshal()
+	if err != nil {
+		panic(err) // an object of the model's own making
+	}
+	return b
+}
+
+func decode(key string, value []byte, at store.Revision) placement.Object {
+	for _, kind := range kinds {
+		if strings.HasPrefix(key, kind.prefix) {
+			o := kind.make()
+			if err := o.(codec).Unmarshal(value); err != nil {
+				panic(err)
+			}
+			o.SetResourceVersion(at.String())
+			return o
+		}
+	}
+	panic("the model has no kind for the key " + key)
+}
+
+// draft is a transaction in the making: it reads its own writes.
+type draft struct {
+	shard      *shard
+	now        time.Time
+	conditions []store.Condition
+	order      []string
+	want       map[string]placement.Object // nil value: deleted
+}
+
+func (d *draft) get(key string) placement.Object {
+	if o, written := d.want[key]; written {
+		return o
+	}
+	o := d.shard.objects[key]
+	condition := store.Condition{Key: key}
+	if kv, ok := d.shard.state.View().Get(key); ok {
+		condition.Revision = kv.Mod
+	}
+	d.conditions = append(d.conditions, condition)
+	d.order = append(d.order, key)
+	d.want[key] = o
+	return o
+}
+
+// commit applies changes by the API's rules as one transaction, or says why not. Only m.commit calls it.
+func (s *shard) commit(changes []placement.Change, now time.Time) ([]store.Event, error) {
+	d := &draft{shard: s, now: now, want: map[string]placement.Object{}}
+	for _, c := range changes {
+		if err := d.apply(c); err != nil {
+			return nil, err
+		}
+	}
+	tx := store.Transaction{Stamp: store.At(now), Conditions: d.conditions}
+	for _, key := range d.order {
+		switch o := d.want[key]; {
+		case o == nil:
+			tx.Ops = append(tx.Ops, store.Op{Key: key, Delete: true})
+		case o != s.objects[key]:
+			tx.Ops = append(tx.Ops, store.Op{Key: key, Value: encode(o)})
+		}
+	}
+	result, events := s.state.Apply(tx)
+	if !result.OK {
+		return nil, fmt.Errorf("%d conditions failed", len(result.Failed))
+	}
+	for _, event := range events {
+		if event.Delete {
+			delete(s.objects, event.Key)
+		} else {
+			s.objects[event.Key] = decode(event.Key, event.Value, event.Revision)
+		}
+	}
+	return events, nil
+}
+
+func (d *draft) apply(c placement.Change) error {
+	key := keyOf(c.Object)
+	stored := d.get(key)
+	if c.Verb == placement.Create {
+		if stored != nil {
+			return fmt.Errorf("%s exists", key)
+		}
+		o := c.Object.DeepCopyObject().(placement.Object)
+		o.SetCreationTimestamp(metav1.NewTime(d.now))
+		o.SetGeneration(1)
+		if o.GetUID() == "" {
+			o.SetUID(placement.NewNames(key, d.now.String()).UID())
+		}
+		if pod, ok := o.(*corev1.Pod); ok {
+			pod.Status = corev1.PodStatus{Phase: corev1.PodPending}
+		}
+		d.want[key] = o
+		return nil
+	}
+	switch {
+	case stored == nil:
+		return fmt.Errorf("%s does not exist", key)
+	case c.UID != "" && c.UID != stored.GetUID():
+		return fmt.Errorf("%s is another one by now", key)
+	case c.ResourceVersion != "" && c.ResourceVersion != stored.GetResourceVersion():
+		return fmt.Errorf("%s has changed", key)
+	}
+	switch c.Verb {
+	case placement.Update:
+		o := c.Object.DeepCopyObject().(placement.Object)
+		copyStatus(o, stored)
+		if respecified(o, stored) {
+			o.SetGeneration(stored.GetGeneration() + 1)
+		}
+		d.want[key] = o
+	case placement.UpdateStatus:
+		o := stored.DeepCopyObject().(placement.Object)
+		copyStatus(o, c.Object)
+		o.SetAnnotations(c.Object.GetAnnotations())
+		d.want[key] = o
+	case placement.Bind:
+		pod := stored.DeepCopyObject().(*corev1.Pod)
+		if pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil {
+			return fmt.Errorf("%s cannot be bound any more", key)
+		}
+		pod.Spec.NodeName = c.Object.(*corev1.Pod).Spec.NodeName
+		d.want[key] = pod
+	case placement.Delete:
+		d.delete(key, stored, c.GracePeriodSeconds)
+	}
+	return nil
+}
+
+// delete is graceful for pods that have a node: the node ends them.
+func (d *draft) delete(key string, stored placement.Object, seconds *int64) {
+	pod, ok := stored.(*corev1.Pod)
+	if !ok || pod.Spec.NodeName == "" || placement.Finished(pod) || seconds != nil && *seconds == 0 {
+		d.want[key] = nil
+		return
+	}
+	if pod.DeletionTimestamp != nil {
+		return
+	}
+	pod = pod.DeepCopy()
+	grace := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, 30)
+	at := metav1.NewTime(d.now.Add(time.Duration(grace) * time.Second))
+	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &at, &grace
+	d.want[key] = pod
+}
+
+// copyStatus gives o the status of another object of its kind.
+func copyStatus(o, from placement.Object) {
+	switch o := o.(type) {
+	case *corev1.Pod:
+		o.Status = *from.(*corev1.Pod).Status.DeepCopy()
+	case *corev1.Node:
+		o.Status = *from.(*corev1.Node).Status.DeepCopy()
+	case *appsv1.Deployment:
+		o.Status = *from.(*appsv1.Deployment).Status.DeepCopy()
+	case *appsv1.ReplicaSet:
+		o.Status = *from.(*appsv1.ReplicaSet).Status.DeepCopy()
+	case *appsv1.StatefulSet:
+		o.Status = *from.(*appsv1.StatefulSet).Status.DeepCopy()
+	}
+}
+
+func respecified(a, b placement.Object) bool {
+	switch a := a.(type) {
+	case *appsv1.Deployment:
+		return !apiequality.Semantic.DeepEqual(a.Spec, b.(*appsv1.Deployment).Spec)
+	case *appsv1.ReplicaSet:
+		return !apiequality.Semantic.DeepEqual(a.Spec, b.(*appsv1.ReplicaSet).Spec)
+	}
+	return false
+}
+
+// pod finds a pod by its key's parts.
+func (s *shard) pod(key types.NamespacedName) (*corev1.Pod, bool) {
+	pod, ok := s.objects["/registry/pods/"+key.String()].(*corev1.Pod)
+	return pod, ok
+}
