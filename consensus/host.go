@@ -40,6 +40,8 @@ type Host struct {
 	closed   bool
 	replicas map[uint64]*replica
 	trouble  map[uint64]string
+	// hearings belongs to the reconfigure loop alone.
+	hearings map[uint64]hearing
 	server   *storeServer
 }
 
@@ -65,6 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		leaderC:    make(chan Leadership),
 		replicas:   map[uint64]*replica{},
 		trouble:    map[uint64]string{},
+		hearings:   map[uint64]hearing{},
 	}
 	h.clock.offset = cfg.Offset
 	h.leaders.changed = &h.changed

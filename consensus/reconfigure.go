@@ -55,7 +55,7 @@ func (h *Host) stepShard(ctx context.Context, r *replica) (acted bool, err error
 		return false, err
 	}
 	if asAssigned(a, m) {
-		return false, nil
+		return false, h.wakeDeaf(ctx, r, m)
 	}
 	// The cached assignment is good enough to see that something is to be done, not
 	// to do it: a removal cannot be taken back.
