@@ -16,9 +16,11 @@ const (
 	maxBacklog = 10000
 	// closeRetry is the pause after a failed attempt to close a shard, closeInterval
 	// the shortest time between two attempts: under load other shards' own writes
-	// close them, and many events share one attempt.
+	// close them, and many events share one attempt. It is also how far one kind's
+	// events may lag behind another's: upstream's quota controller takes a pod that
+	// it has not seen yet for absent, and at 50 ms it lost count.
 	closeRetry    = 200 * time.Millisecond
-	closeInterval = 50 * time.Millisecond
+	closeInterval = 10 * time.Millisecond
 )
 
 // errBacklog ends a merged stream that had to hold back too much.
