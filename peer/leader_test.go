@@ -103,6 +103,7 @@ func newField(t *testing.T, nodes map[string]string) *field {
 		t.Cleanup(func() { _ = client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{}) })
 		f.ledgers[name] = pods.NewLedger()
 		f.ledgers[name].SetCapacity(pods.Capacity{Allocatable: room})
+		f.ledgers[name].SetRunning(nil)
 	}
 	f.lead(t)
 	return f

@@ -142,6 +142,10 @@ func TestLedgerOverHTTP(t *testing.T) {
 		t.Error("granted before the node is ready")
 	}
 	ledger.SetCapacity(capacity)
+	if got := ask(claim("a", "1")); got[0].Granted {
+		t.Error("granted before the node knows what is bound to it")
+	}
+	ledger.SetRunning(nil)
 	if got := ask(claim("a", "1"), claim("b", "1"), claim("c", "1")); !got[0].Granted || !got[1].Granted || got[2].Granted {
 		t.Errorf("answers %+v", got)
 	}

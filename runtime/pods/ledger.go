@@ -10,6 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// notReady is why a ledger that does not know enough yet refuses.
+const notReady = "node is not ready"
+
 // maxClaimBytes bounds a request to the ledger.
 const maxClaimBytes = 8 << 20
 
@@ -21,11 +24,13 @@ type Ledger struct {
 	mu       sync.Mutex
 	capacity Capacity
 	load     Load
+	told     bool // SetRunning was called: load is complete
 }
 
-// NewLedger returns a ledger that grants nothing until SetCapacity.
+// NewLedger returns a ledger that grants nothing until SetCapacity and SetRunning: a peer that restarts may be ready to write its Node
+// before it has read which pods are bound here, and would grant their room a second time.
 func NewLedger() *Ledger {
-	return &Ledger{capacity: Capacity{Closed: "node is not ready"}, load: Load{Running: map[types.UID]Claim{}, Granted: map[types.UID]GrantedAt{}}}
+	return &Ledger{capacity: Capacity{Closed: notReady}, load: Load{Running: map[types.UID]Claim{}, Granted: map[types.UID]GrantedAt{}}}
 }
 
 // SetCapacity says what the node can give from now on. What runs stays, also when it is more.
@@ -45,7 +50,7 @@ func (l *Ledger) SetRunning(pods []*corev1.Pod) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.load.Running = running
+	l.load.Running, l.told = running, true
 	for uid := range running {
 		delete(l.load.Granted, uid)
 	}
@@ -74,7 +79,11 @@ func (l *Ledger) Remove(uid types.UID) {
 // Claim answers claims and holds room for those granted.
 func (l *Ledger) Claim(claims []Claim, now time.Time) []Answer {
 	l.mu.Lock()
-	answers, granted := Admit(l.capacity, l.load, claims, now)
+	capacity := l.capacity
+	if !l.told {
+		capacity.Closed = notReady
+	}
+	answers, granted := Admit(capacity, l.load, claims, now)
 	var fresh []Claim
 	for i, c := range claims {
 		_, held := l.load.Granted[c.PodUID]
