@@ -458,3 +458,31 @@ func TestDeletedPodWithFinalizersGetsItsFinalStatus(t *testing.T) {
 		}
 	})
 }
+
+// While a node was cut off, the leader has marked its pods not ready. The node is back, and nothing has changed on it: it must say so again.
+func TestReadinessIsReportedAgainAfterSomebodyElseWroteIt(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.start()
+		pod := newPod("web")
+		r.agent.Set([]*corev1.Pod{pod})
+		after(5 * time.Second)
+		if condition(r.cluster.status(pod), corev1.PodReady).Status != corev1.ConditionTrue {
+			t.Fatal("not ready")
+		}
+		marked := pod.DeepCopy()
+		marked.Status = r.cluster.status(pod)
+		for i := range marked.Status.Conditions {
+			if marked.Status.Conditions[i].Type == corev1.PodReady {
+				marked.Status.Conditions[i].Status = corev1.ConditionFalse
+			}
+		}
+		r.cluster.mu.Lock()
+		r.cluster.statuses[pod.UID] = marked.Status
+		r.cluster.mu.Unlock()
+		r.agent.Upsert(marked)
+		after(5 * time.Second)
+		if condition(r.cluster.status(pod), corev1.PodReady).Status != corev1.ConditionTrue {
+			t.Error("the mark stands")
+		}
+	})
+}

@@ -48,6 +48,14 @@ func (r *reporter) offer(ctx context.Context, w *worker, status corev1.PodStatus
 	w.tasks.Go(func() { w.sendStatus(ctx, hold) })
 }
 
+// heed looks at a status as it is stored. While a node is not heard, the leader marks its pods not ready; when it is back, that must not
+// stand just because this reporter's last word has not changed. An old object at worst costs a write that changes nothing. w.mu is held.
+func (r *reporter) heed(stored *corev1.PodStatus) {
+	if r.sent != nil && isReady(r.sent) != isReady(stored) {
+		r.sent = nil
+	}
+}
+
 func (r *reporter) hurry() {
 	select {
 	case <-r.urgent:

@@ -74,6 +74,7 @@ func (w *worker) bind(pod *corev1.Pod) {
 			return
 		}
 		w.pod, s.Bound = pod, true
+		w.report.heed(&pod.Status)
 	})
 }
 
