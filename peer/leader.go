@@ -39,6 +39,8 @@ type leader struct {
 	due   map[placement.Ref]time.Time
 	// waiting says that pods without a node should be looked at again.
 	waiting bool
+	// held are the zones whose evictions are held back.
+	held map[string]bool
 	// closed are the nodes that have refused a claim a moment ago.
 	closed map[string]closedNode
 	// told is, per waiting pod, the last reason given for having no node.
@@ -201,6 +203,23 @@ func (l *leader) plan(refs []placement.Ref, now time.Time) []piece {
 	return work
 }
 
+// tellBrakes says once that evictions in a zone are held back, and once that they go on.
+func (l *leader) tellBrakes(brakes []repair.Brake) {
+	held := map[string]bool{}
+	for _, brake := range brakes {
+		held[brake.Zone] = true
+		if !l.held[brake.Zone] {
+			l.log.Warn("evictions are held back", "zone", brake.Zone, "lost", brake.Lost, "nodes", brake.Nodes, "reason", brake.Reason)
+		}
+	}
+	for zone := range l.held {
+		if !held[zone] {
+			l.log.Info("evictions go on", "zone", zone)
+		}
+	}
+	l.held = held
+}
+
 func (l *leader) terminating(namespace string) bool {
 	ns, known := l.view.Namespaces.Get("", namespace)
 	return known && ns.DeletionTimestamp != nil
@@ -209,9 +228,7 @@ func (l *leader) terminating(namespace string) bool {
 // evict makes one plan of each deletion, so that one pod that changed meanwhile does not hold back the others.
 func (l *leader) evict(now time.Time) []piece {
 	evictions := repair.PlanEvictions(l.view, l.repair, now)
-	for _, brake := range evictions.Brakes {
-		l.log.Warn("evictions are held back", "zone", brake.Zone, "lost", brake.Lost, "nodes", brake.Nodes, "reason", brake.Reason)
-	}
+	l.tellBrakes(evictions.Brakes)
 	l.recheck(evictionRef, evictions.Recheck)
 	work := make([]piece, 0, len(evictions.Changes))
 	for _, change := range evictions.Changes {

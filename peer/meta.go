@@ -171,7 +171,11 @@ func (m *meta) sweep(ctx context.Context, now time.Time) {
 	}
 }
 
-// leases is the table of renewals, completed for nodes that have not renewed with this leader yet: they are given the time since it took
+// takeoverGrace is what nodes are given, on top of the lease, to find a new meta leader. Too little would take all of them for lost at
+// once, which stops evictions; a node that is really lost is not waited for, because gossip says so.
+const takeoverGrace = 3 * time.Second
+
+// leases is the table of renewals, completed for nodes that have not renewed with this leader yet: they are given time from when it took
 // over, unless gossip has given up on them already. Nodes that restart count as renewed just now.
 func (m *meta) leases(now time.Time, patience map[string]bool) map[string]time.Time {
 	at := m.renewals.snapshot()
@@ -185,7 +189,7 @@ func (m *meta) leases(now time.Time, patience map[string]bool) map[string]time.T
 		case failed[node.Name] && now.Sub(m.since) > judgeInterval:
 			at[node.Name] = now.Add(-m.repair.LeaseTimeout - judgeInterval)
 		case !heard || renewed.Before(m.since):
-			at[node.Name] = m.since
+			at[node.Name] = m.since.Add(takeoverGrace)
 		}
 	}
 	return at
