@@ -18,6 +18,10 @@ lab *ARGS: build
 test: setup shim lint
     bash hack/test.sh
 
+# whole clusters under failure, bit-exact from a seed: scenarios, random faults, and the proof that the checkers can fail
+sim *ARGS:
+    go test ./sim/... {{ARGS}}
+
 # the linter with the import rules of ARCHITECTURE.md
 lint: setup
     bash hack/lint.sh

@@ -268,7 +268,9 @@ func (s *Scenario) takeExpectation(r *reader, text string) {
 		e.Holds = func(o model.Outcome) (bool, string) { return o.Braked[zone], fmt.Sprintf("braked zones: %v", o.Braked) }
 	case "no":
 		r.keyword("brake")
-		e.Holds = func(o model.Outcome) (bool, string) { return len(o.Braked) == 0, fmt.Sprintf("braked zones: %v", o.Braked) }
+		e.Holds = func(o model.Outcome) (bool, string) {
+			return len(o.Braked) == 0, fmt.Sprintf("braked zones: %v", o.Braked)
+		}
 	case "evictions", "elections", "fenced", "refused":
 		e.Holds = r.comparison(what)
 	default:

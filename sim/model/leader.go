@@ -341,7 +341,7 @@ func (l *leader) rest() {
 	l.wakeIfDirty()
 	var next time.Time
 	earlier := func(at time.Time) {
-		if next.IsZero() || at.Before(next) {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) { // what is due at once has its turn already
 			next = at
 		}
 	}

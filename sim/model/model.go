@@ -49,7 +49,7 @@ type Config struct {
 	// Trace takes the readable part of the trace; nil is nobody.
 	Trace io.Writer
 
-	// bug is the deliberate fault of a test build; see export_test.go.
+	// bug is the deliberate fault of a test build; see bugs.go.
 	bug string
 }
 
