@@ -222,6 +222,7 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 	group.Go(func() error { return p.runDataPlane(ctx) })
 	group.Go(func() error { return p.runLeaderships(ctx) })
 	group.Go(func() error { return p.keepFiles(ctx) })
+	group.Go(func() error { return p.watchDisk(ctx) })
 	group.Go(func() error { return p.left.Run(ctx, p.host) })
 	group.Go(func() error { return p.welcome(ctx) })
 	return nil

@@ -66,7 +66,7 @@ func (c Config) checkDataDir() error {
 	if err = errors.Join(err, probe.Sync(), probe.Close()); err != nil {
 		return fmt.Errorf("the data folder cannot be written to: %w", err)
 	}
-	return nil
+	return c.reserve()
 }
 
 // HowToStart reads the data folder and decides, or refuses what contradicts
