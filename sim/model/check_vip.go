@@ -20,9 +20,9 @@ type absence struct {
 	terms [2]uint64 // of the meta shard and of the Service's
 }
 
-// vipBound is the lease's two seconds, and what judging, planning, committing and delivering may take. While a shard concerned has no
+// vipBound is the lease's two seconds, a new meta leader's three, and what judging, planning, committing and delivering may take. While a shard concerned has no
 // leader, and until a new meta leader has given every node its time, the clock begins anew.
-const vipBound = 5 * time.Second
+const vipBound = 7 * time.Second
 
 func (c *vipCheck) look(m *Model) {
 	before := c.gone

@@ -23,6 +23,9 @@ type meta struct {
 // judgeInterval is peer's: how often leases are looked at.
 const judgeInterval = 200 * time.Millisecond
 
+// takeoverGrace is peer's: what nodes are given, on top of the lease, to find a new meta leader.
+const takeoverGrace = 3 * time.Second
+
 func newMeta(m *Model, n *node) *meta {
 	meta := &meta{model: m, node: n, view: placement.NewView(), since: m.time(), renewed: map[string]time.Time{}}
 	objects := m.shards[0].objects
@@ -71,7 +74,7 @@ func (t *meta) leases() map[string]time.Time {
 	at := maps.Clone(t.renewed)
 	for _, n := range t.view.Nodes() {
 		if renewed, heard := at[n.Name]; !heard || renewed.Before(t.since) {
-			at[n.Name] = t.since
+			at[n.Name] = t.since.Add(takeoverGrace)
 		}
 	}
 	return at
