@@ -96,19 +96,21 @@ func awaitShards(t testing.TB, peer *Peer, voters, others int) {
 func votersEverywhere(t *testing.T, c *cluster) {
 	for _, peer := range c.Peers {
 		awaitShards(t, peer, 3, 0)
-		s, err := status(t, peer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !s.Ready || len(s.Peers) != 3 || len(s.Problems) > 0 {
-			t.Errorf("%s: %+v", peer.Name, s)
-		}
+		eventually(t, soon, peer.Name+" sees no problem", func(context.Context) error {
+			s, err := status(t, peer)
+			if err == nil && (!s.Ready || len(s.Peers) != 3 || len(s.Problems) > 0) {
+				err = fmt.Errorf("it sees %+v", s)
+			}
+			return err
+		})
 	}
-	out, err := c.Peers[1].Command(t.Context(), "status")
-	if err != nil {
-		t.Fatal(err)
-	}
-	wants(t, out, "peer-1,peer-2,peer-3", "ready", "alive")
+	eventually(t, soon, "status prints a table and succeeds", func(context.Context) error {
+		out, err := c.Peers[1].Command(t.Context(), "status")
+		if err == nil && (!strings.Contains(out, "peer-1,peer-2,peer-3") || !strings.Contains(out, "alive")) {
+			err = fmt.Errorf("it prints %s", out)
+		}
+		return err
+	})
 	wants(t, c.kubectl(t, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"), "peer-1", "peer-2", "peer-3")
 }
 
