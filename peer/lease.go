@@ -70,9 +70,9 @@ type renewer struct {
 	node  string
 	local *renewals
 	clock *clock
-	// fence is called once when the lease could not be renewed for fenceAfter, unfence once it could again.
+	// fence is called once when the lease could not be renewed for fenceAfter, unfence once it could again; its error leaves the fence up.
 	fence   func(ctx context.Context)
-	unfence func()
+	unfence func(ctx context.Context) error
 	// heartbeat is called after each renewal, with the moment of its request: a watchdog stands in for this process when it dies.
 	heartbeat func(renewed time.Time) error
 	// back is called after the first renewal, until it succeeds: the node is up again.
@@ -110,9 +110,12 @@ func (r *renewer) Run(ctx context.Context) error {
 			fenced = true
 			r.fence(ctx)
 		case !late && fenced:
+			if err := r.unfence(ctx); err != nil {
+				r.log.Info("connected again, but what became of this node's pods is not known yet", "error", err)
+				break // tried again with the next renewal
+			}
 			r.log.Info("this peer is connected again")
 			fenced = false
-			r.unfence()
 		}
 		select {
 		case <-ctx.Done():

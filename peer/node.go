@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -57,6 +58,8 @@ type node struct {
 
 	changed chan struct{} // the Node's status should be looked at
 
+	followed *queue // the pods' feeds
+
 	lock  sync.Mutex
 	bound map[types.UID]*corev1.Pod // bound to this node, as the store has them
 	ports map[types.UID]bool        // pods whose host ports are published
@@ -65,7 +68,7 @@ type node struct {
 // openNode opens the host's parts, the slow ones at once. Nothing runs yet.
 func (p *Peer) openNode(ctx context.Context) (*node, error) {
 	n := &node{
-		peer: p, log: p.log, ledger: pods.NewLedger(), changed: make(chan struct{}, 1),
+		peer: p, log: p.log, ledger: pods.NewLedger(), changed: make(chan struct{}, 1), followed: newQueue(),
 		bound: map[types.UID]*corev1.Pod{}, ports: map[types.UID]bool{},
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -185,7 +188,7 @@ func (n *node) Run(ctx context.Context) error {
 	if err != nil {
 		return nil // the peer is being stopped
 	}
-	q := newQueue()
+	q := n.followed
 	group, ctx := errgroup.WithContext(ctx)
 	follow(ctx, group, n.peer.host, q, n.log, shards, podPrefix)
 	group.Go(func() error { return n.agent.Run(ctx) })
@@ -256,6 +259,7 @@ func (n *node) followPods(ctx context.Context, q *queue, feeds int) error {
 			n.ledger.SetRunning(all)
 			n.agent.Set(all)
 		}
+		q.applied()
 	}
 }
 
@@ -332,6 +336,38 @@ func (n *node) fence(ctx context.Context) {
 	if err := n.agent.Fence(ctx, identity, fenceGrace); err != nil {
 		n.log.Error("pods that must not run twice are still running", "error", err)
 	}
+}
+
+// unfenceTimeout bounds one attempt to catch up.
+const unfenceTimeout = 2 * time.Second
+
+// unfence lets fenced pods run again, but not before this node has seen everything that was decided while it was cut off: a pod that was
+// replaced meanwhile must not start here on an old picture.
+func (n *node) unfence(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, unfenceTimeout)
+	defer cancel()
+	for _, shard := range n.peer.dataShards() {
+		now, err := n.peer.host.Close(ctx, shard, n.peer.host.Now())
+		if err != nil {
+			return err
+		}
+		for n.followed.reached(shard, podPrefix) < now {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("shard %d: %w", shard, ctx.Err())
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+	for n.followed.waiting() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	n.agent.Unfence()
+	return nil
 }
 
 // claimModes is asked while this peer is cut off, so it must not ask anybody: any claim may be one of a single writer.

@@ -13,6 +13,7 @@ type queue struct {
 
 	lock    sync.Mutex
 	changes []change
+	taken   bool // handed out, and not applied as far as the queue was told
 	upTo    map[source]store.Revision
 }
 
@@ -53,8 +54,22 @@ func (q *queue) take() []change {
 	q.lock.Lock()
 	defer q.lock.Unlock()
 	changes := q.changes
-	q.changes = nil
+	q.changes, q.taken = nil, true
 	return changes
+}
+
+// applied says that what was taken last has had its effect. Only a reader whose progress others wait for (see waiting) says so.
+func (q *queue) applied() {
+	q.lock.Lock()
+	defer q.lock.Unlock()
+	q.taken = false
+}
+
+// waiting tells whether changes have not been taken, or not been applied, yet.
+func (q *queue) waiting() bool {
+	q.lock.Lock()
+	defer q.lock.Unlock()
+	return len(q.changes) > 0 || q.taken
 }
 
 // has tells whether a source's feed has brought its list.

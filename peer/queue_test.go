@@ -32,3 +32,22 @@ func TestQueueTellsWhatEachFeedHasReached(t *testing.T) {
 		t.Fatal("nobody woke the reader")
 	}
 }
+
+func TestAQueueIsWaitingUntilItsReaderHasAppliedAll(t *testing.T) {
+	q := newQueue()
+	if q.waiting() {
+		t.Fatal("an empty queue waits")
+	}
+	q.from(1, podPrefix)([]change{{Key: "a"}}, 1)
+	if !q.waiting() {
+		t.Fatal("a change that nobody has taken does not count")
+	}
+	q.take()
+	if !q.waiting() {
+		t.Fatal("a change that was taken and not applied does not count")
+	}
+	q.applied()
+	if q.waiting() {
+		t.Fatal("everything was applied and the queue still waits")
+	}
+}

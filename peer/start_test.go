@@ -139,7 +139,7 @@ func TestDataDirMustBeWritable(t *testing.T) {
 	if err := (Config{DataDir: dir}).checkDataDir(); err != nil {
 		t.Error(err)
 	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
-		t.Errorf("the probe was left behind: %v, %v", entries, err)
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 || entries[0].Name() != reserveName {
+		t.Errorf("want nothing but the reserve, and the probe gone: %v, %v", entries, err)
 	}
 }
