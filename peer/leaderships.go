@@ -26,15 +26,26 @@ import (
 func (p *Peer) runLeaderships(ctx context.Context) error {
 	duties := &duties{start: p.duty, log: p.log, running: map[uint64]*duty{}}
 	defer duties.endAll()
-	balance := time.NewTicker(balanceInterval)
-	defer balance.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case change := <-p.host.Leadership():
 			duties.set(ctx, change)
-		case <-balance.C:
+		}
+	}
+}
+
+// runBalance looks after this peer's share of leaderships until ctx ends. It stands apart from runLeaderships, because handing over takes
+// its time and a duty that was lost must end at once: two meta leaders would contradict each other about which nodes are alive.
+func (p *Peer) runBalance(ctx context.Context) error {
+	ticker := time.NewTicker(balanceInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
 			p.balance(ctx)
 		}
 	}
@@ -52,12 +63,12 @@ type duty struct {
 	ended chan struct{}
 }
 
+// set never waits: a duty that is lost ends in the background, and one that comes back begins when its predecessor has ended.
 func (d *duties) set(ctx context.Context, change consensus.Leadership) {
-	if old := d.running[change.Shard]; old != nil {
+	old := d.running[change.Shard]
+	if old != nil {
 		// Also for a new term of our own: what was decided in between is not in the old loop's picture.
 		old.end()
-		<-old.ended
-		delete(d.running, change.Shard)
 	}
 	if !change.Leader {
 		return
@@ -65,21 +76,28 @@ func (d *duties) set(ctx context.Context, change consensus.Leadership) {
 	d.log.Debug("leading", "shard", change.Shard, "term", change.Term)
 	ctx, cancel := context.WithCancel(ctx)
 	next := &duty{end: cancel, ended: make(chan struct{})}
-	run := d.start(change.Shard)
+	d.running[change.Shard] = next
 	go func() {
 		defer close(next.ended)
-		for {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				d.log.Error("a leader's loop failed and is started anew", "shard", change.Shard, "error", err)
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(time.Second):
-			}
+		if old != nil {
+			<-old.ended
 		}
+		d.repeat(ctx, change.Shard)
 	}()
-	d.running[change.Shard] = next
+}
+
+// repeat runs a duty until ctx ends.
+func (d *duties) repeat(ctx context.Context, shard uint64) {
+	run := d.start(shard)
+	for ctx.Err() == nil {
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("a leader's loop failed and is started anew", "shard", shard, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 func (d *duties) endAll() {

@@ -221,6 +221,7 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 	group.Go(func() error { return node.Run(ctx) })
 	group.Go(func() error { return p.runDataPlane(ctx) })
 	group.Go(func() error { return p.runLeaderships(ctx) })
+	group.Go(func() error { return p.runBalance(ctx) })
 	group.Go(func() error { return p.keepFiles(ctx) })
 	group.Go(func() error { return p.watchDisk(ctx) })
 	group.Go(func() error { return p.left.Run(ctx, p.host) })
