@@ -26,7 +26,7 @@ type Change struct {
 	Verb Verb
 	// Object is the object as it shall be (for Delete: as it was seen). Its kind is its Go type;
 	// TypeMeta is not set. A Create carries the UID that its children in the same Plan name as
-	// their owner; when the API assigns another one, the later changes must be told (see Reown).
+	// their owner; the API keeps it.
 	Object Object
 	// UID and ResourceVersion must still be the stored ones; empty means no such condition.
 	// The second change of a Plan to one object carries no ResourceVersion, because the first
@@ -74,20 +74,4 @@ func (p *Plan) RecheckAt(t time.Time) {
 // Updating returns an Update or UpdateStatus of an object, conditioned on the version seen.
 func Updating(verb Verb, seen, want Object, events ...Event) Change {
 	return Change{Verb: verb, Object: want, UID: seen.GetUID(), ResourceVersion: seen.GetResourceVersion(), Events: events}
-}
-
-// Reown replaces an owner's planned UID by the one it was given, in the changes still to come.
-// Objects in changes are the plan's own, so they are modified in place.
-func Reown(changes []Change, planned, given types.UID) {
-	for i := range changes {
-		refs := changes[i].Object.GetOwnerReferences()
-		for j := range refs {
-			if refs[j].UID == planned {
-				refs[j].UID = given
-			}
-		}
-		if len(refs) > 0 && changes[i].Verb == Create {
-			changes[i].Object.SetOwnerReferences(refs)
-		}
-	}
 }

@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
-	"shoal/placement"
 	"shoal/placement/internal/world"
 )
 
@@ -65,10 +64,6 @@ func TestOnePassMakesEverything(t *testing.T) {
 	}
 	if again := PlanDeployment(c.View, c.deployment(), c.Now); again.Changes[1].Object.GetName() != plan.Changes[1].Object.GetName() {
 		t.Error("planning is not repeatable")
-	}
-	placement.Reown(plan.Changes, rs.UID, "given")
-	if got := plan.Changes[1].Object.GetOwnerReferences()[0].UID; got != "given" {
-		t.Errorf("owner after Reown: %s", got)
 	}
 }
 
