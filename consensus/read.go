@@ -82,17 +82,18 @@ func listView(view store.View, opts ListOptions) (ListResult, error) {
 	if err != nil {
 		return ListResult{}, err
 	}
-	res := ListResult{Revision: view.Revision()}
+	res := ListResult{Revision: view.Revision(), Count: int64(view.Count(r))}
+	if opts.CountOnly || res.Count == 0 {
+		return res, nil
+	}
+	wanted := int(res.Count)
+	if opts.Limit > 0 && opts.Limit < wanted {
+		wanted, res.More = opts.Limit, true
+	}
+	res.KVs = make([]store.KV, 0, wanted)
 	view.Walk(r, func(kv *store.KV) bool {
-		res.Count++
-		switch {
-		case opts.CountOnly:
-		case opts.Limit > 0 && len(res.KVs) == opts.Limit:
-			res.More = true
-		default:
-			res.KVs = append(res.KVs, *kv)
-		}
-		return true
+		res.KVs = append(res.KVs, *kv)
+		return len(res.KVs) < wanted
 	})
 	return res, nil
 }

@@ -93,37 +93,44 @@ type request struct {
 // either in the table or was never applied, because no request is applied below
 // its stamp.
 type requests struct {
-	limit     int
-	queue     []request
-	index     map[RequestID]request
+	limit int
+	queue []request
+	// index says how many requests were added before this one; gone, how many have
+	// left the queue.
+	index     map[RequestID]uint64
+	gone      uint64
 	forgotten Revision
-	dropped   int
+	// dropped counts those that left and are still in the queue's array.
+	dropped int
 }
 
 func newRequests(limit int) requests {
-	return requests{limit: limit, index: map[RequestID]request{}}
+	return requests{limit: limit, index: map[RequestID]uint64{}}
 }
 
 func (r *requests) find(id RequestID) (request, bool) {
 	if id == (RequestID{}) {
 		return request{}, false
 	}
-	done, ok := r.index[id]
-	return done, ok
+	n, ok := r.index[id]
+	if !ok {
+		return request{}, false
+	}
+	return r.queue[n-r.gone], true
 }
 
 func (r *requests) add(id RequestID, res Result) {
 	if id == (RequestID{}) {
 		return
 	}
-	done := request{id: id, at: res.Revision, revisions: res.Revisions}
-	r.queue = append(r.queue, done)
-	r.index[id] = done
+	r.index[id] = r.gone + uint64(len(r.queue))
+	r.queue = append(r.queue, request{id: id, at: res.Revision, revisions: res.Revisions})
 	if len(r.queue) <= r.limit {
 		return
 	}
 	old := r.queue[0]
 	r.queue = r.queue[1:]
+	r.gone++
 	delete(r.index, old.id)
 	r.forgotten = max(r.forgotten, old.at)
 	if r.dropped++; r.dropped > len(r.queue)+1024 {

@@ -176,9 +176,9 @@ func (sr *snapshotReader) body(s *Store, live, extra, records, requests uint64) 
 		if i >= live {
 			continue
 		}
-		s.write().Insert(keyBytes(kv.Key), &kv)
+		s.keys.Load(kv.Key, &kv) // as they were written, in order
 		if kv.Expires != 0 {
-			s.expiry, _, _ = s.expiry.Insert(expiryKey(&kv), &kv)
+			s.expiry.Set(expiryKey(&kv), &kv)
 		}
 	}
 	for range records {

@@ -3,9 +3,6 @@ package store
 import (
 	"bytes"
 	"time"
-	"unsafe"
-
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
 // Limits bounds what a shard remembers of its past. It is part of the state
@@ -40,14 +37,11 @@ type Store struct {
 	shard  uint64
 	limits Limits
 	last   Revision
-	// txn collects the changes since the last View, so that a batch of
-	// transactions shares the copied nodes of the tree.
-	keys    *iradix.Tree[*KV]
-	txn     *iradix.Txn[*KV]
-	expiry  *iradix.Tree[*KV]
-	history history
-	seen    requests
-	view    *state
+	// keys holds the live versions by key, expiry those that expire by expiryKey.
+	keys, expiry tree
+	history      history
+	seen         requests
+	view         *state
 }
 
 // New returns the empty state of a shard.
@@ -56,8 +50,8 @@ func New(shard uint64, limits Limits) *Store {
 	return &Store{
 		shard:  shard,
 		limits: limits,
-		keys:   iradix.New[*KV](),
-		expiry: iradix.New[*KV](),
+		keys:   newTree(),
+		expiry: newTree(),
 		seen:   newRequests(limits.Requests),
 	}
 }
@@ -113,7 +107,7 @@ func (s *Store) advance(stamp Revision) {
 func (s *Store) failed(conditions []Condition) []KV {
 	var failed []KV
 	for _, c := range conditions {
-		kv, ok := s.get(c.Key)
+		kv, ok := s.keys.Get(c.Key)
 		switch {
 		case !ok && c.Revision != 0:
 			failed = append(failed, KV{Key: c.Key})
@@ -126,7 +120,7 @@ func (s *Store) failed(conditions []Condition) []KV {
 
 // applyOp returns the key's Mod after the op, and the event if it changed anything.
 func (s *Store) applyOp(op Op, stamp Revision) (Revision, Event, bool) {
-	prev, had := s.get(op.Key)
+	prev, had := s.keys.Get(op.Key)
 	if op.Delete && !had {
 		return 0, Event{}, false
 	}
@@ -139,20 +133,20 @@ func (s *Store) applyOp(op Op, stamp Revision) (Revision, Event, bool) {
 	rev := max(s.last+Tick, stamp).onShard(s.shard)
 	s.last = rev
 	if had && prev.Expires != 0 {
-		s.expiry, _, _ = s.expiry.Delete(expiryKey(prev))
+		s.expiry.Delete(expiryKey(prev))
 	}
 	rec := record{revision: rev, prev: prev}
 	if op.Delete {
-		s.write().Delete(keyBytes(op.Key))
+		s.keys.Delete(op.Key)
 	} else {
 		kv := &KV{Key: op.Key, Value: op.Value, Create: rev, Mod: rev, Expires: op.Expires}
 		if had {
 			// The key's bytes are shared between versions.
 			kv.Key, kv.Create = prev.Key, prev.Create
 		}
-		s.write().Insert(keyBytes(kv.Key), kv)
+		s.keys.Set(kv.Key, kv)
 		if kv.Expires != 0 {
-			s.expiry, _, _ = s.expiry.Insert(expiryKey(kv), kv)
+			s.expiry.Set(expiryKey(kv), kv)
 		}
 		rec.cur = kv
 	}
@@ -160,37 +154,16 @@ func (s *Store) applyOp(op Op, stamp Revision) (Revision, Event, bool) {
 	return rev, rec.event(), true
 }
 
-func (s *Store) get(key string) (*KV, bool) {
-	if s.txn != nil {
-		return s.txn.Get(keyBytes(key))
-	}
-	return s.keys.Get(keyBytes(key))
-}
-
-func (s *Store) write() *iradix.Txn[*KV] {
-	if s.txn == nil {
-		s.txn = s.keys.Txn()
-	}
-	return s.txn
-}
-
 // View returns an immutable snapshot of the state. It is cheap, and cheaper once
-// for many transactions than after each.
+// for many transactions than after each: what one View shows is not copied again
+// until the next.
 func (s *Store) View() View {
 	if s.view == nil {
-		if s.txn != nil {
-			s.keys = s.txn.Commit()
-			s.txn = nil
-		}
 		s.view = &state{
 			shard: s.shard, last: s.last, floor: s.history.floor,
-			keys: s.keys, expiry: s.expiry, history: s.history.records,
+			keys: s.keys.freeze(), expiry: s.expiry.freeze(), history: s.history.records,
 			requests: s.seen.queue, forgotten: s.seen.forgotten,
 		}
 	}
 	return View{s.view}
 }
-
-// keyBytes gives a key's bytes without copying them. Tree and callers only read
-// them.
-func keyBytes(key string) []byte { return unsafe.Slice(unsafe.StringData(key), len(key)) }

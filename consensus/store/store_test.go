@@ -230,6 +230,9 @@ func checkRange(t *rapid.T, v View, m *model, at Revision, r Range) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Fatalf("range %+v at %v:\n got %+v\nwant %+v", r, at, got, want)
 	}
+	if n := old.Count(r); n != len(want) {
+		t.Fatalf("range %+v at %v counts %d keys, want %d", r, at, n, len(want))
+	}
 	for _, key := range someKeys {
 		kv, ok := v.Get(key)
 		if w, has := m.at(v.Revision())[key]; ok != has || fmt.Sprint(kv) != fmt.Sprint(w) {

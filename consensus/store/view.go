@@ -3,18 +3,15 @@ package store
 import (
 	"encoding/binary"
 	"strings"
-
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
 type state struct {
-	shard       uint64
-	last, floor Revision
-	keys        *iradix.Tree[*KV]
-	expiry      *iradix.Tree[*KV]
-	history     []record
-	requests    []request
-	forgotten   Revision
+	shard        uint64
+	last, floor  Revision
+	keys, expiry tree
+	history      []record
+	requests     []request
+	forgotten    Revision
 }
 
 // View is an immutable snapshot of a Store. It is a small value; the zero View
@@ -40,7 +37,7 @@ func (v View) Len() int { return v.s.keys.Len() }
 
 // Get returns the current version of a key.
 func (v View) Get(key string) (KV, bool) {
-	if kv, ok := v.s.keys.Get(keyBytes(key)); ok {
+	if kv, ok := v.s.keys.Get(key); ok {
 		return *kv, true
 	}
 	return KV{}, false
@@ -49,13 +46,7 @@ func (v View) Get(key string) (KV, bool) {
 // Ascend calls fn with the current version of every key with the prefix, in order,
 // until fn returns false.
 func (v View) Ascend(prefix string, fn func(KV) bool) {
-	it := v.s.keys.Root().Iterator()
-	it.SeekPrefix(keyBytes(prefix))
-	for _, kv, ok := it.Next(); ok; _, kv, ok = it.Next() {
-		if !fn(*kv) {
-			return
-		}
-	}
+	v.Walk(Range{Prefix: prefix}, func(kv *KV) bool { return fn(*kv) })
 }
 
 // Range selects keys with the prefix, at or above Start, below End ("" is none).
@@ -77,7 +68,7 @@ func (v View) At(rev Revision, r Range) (View, error) {
 		return View{}, ErrCompacted
 	}
 	// Undo the later changes from the newest to the oldest.
-	txn := v.s.keys.Txn()
+	keys := v.s.keys.fork()
 	for undo := after(v.s.history, rev); len(undo) > 0; undo = undo[:len(undo)-1] {
 		rec := undo[len(undo)-1]
 		key := rec.key()
@@ -85,13 +76,13 @@ func (v View) At(rev Revision, r Range) (View, error) {
 			continue
 		}
 		if rec.prev == nil {
-			txn.Delete(keyBytes(key))
+			keys.Delete(key)
 		} else {
-			txn.Insert(keyBytes(key), rec.prev)
+			keys.Set(key, rec.prev)
 		}
 	}
 	old := *v.s
-	old.keys, old.last = txn.Commit(), rev
+	old.keys, old.last = keys, rev
 	return View{&old}, nil
 }
 
@@ -99,43 +90,43 @@ func (r Range) contains(key string) bool {
 	return strings.HasPrefix(key, r.Prefix) && key >= r.Start && (r.End == "" || key < r.End)
 }
 
+// bounds are the lowest key of the range and the lowest one behind it, "" for none.
+func (r Range) bounds() (from, to string) {
+	to = prefixEnd(r.Prefix)
+	if r.End != "" && (to == "" || r.End < to) {
+		to = r.End
+	}
+	return max(r.Start, r.Prefix), to
+}
+
 // Walk calls fn with every key in the range, in order or from the highest key
 // down, until fn returns false. The KV is shared and must not be changed.
 func (v View) Walk(r Range, fn func(*KV) bool) {
-	if r.Reverse {
-		v.walkDown(r, fn)
+	from, to := r.bounds()
+	if !r.Reverse {
+		v.s.keys.Ascend(from, func(key string, kv *KV) bool {
+			return (to == "" || key < to) && fn(kv)
+		})
 		return
 	}
-	it := v.s.keys.Root().Iterator()
-	if start := max(r.Start, r.Prefix); start == r.Prefix {
-		it.SeekPrefix(keyBytes(start))
-	} else {
-		it.SeekLowerBound(keyBytes(start))
+	down := func(key string, kv *KV) bool {
+		return to != "" && key == to || key >= from && fn(kv)
 	}
-	for _, kv, ok := it.Next(); ok && r.contains(kv.Key); _, kv, ok = it.Next() {
-		if !fn(kv) {
-			return
-		}
+	if to == "" {
+		v.s.keys.Reverse(down)
+	} else {
+		v.s.keys.Descend(to, down)
 	}
 }
 
-func (v View) walkDown(r Range, fn func(*KV) bool) {
-	it := v.s.keys.Root().ReverseIterator()
-	bound := prefixEnd(r.Prefix)
-	if r.End != "" && (bound == "" || r.End < bound) {
-		bound = r.End
+// Count is the number of keys in the range. It costs no walk.
+func (v View) Count(r Range) int {
+	from, to := r.bounds()
+	upper := v.s.keys.Len()
+	if to != "" {
+		upper = v.s.keys.rank(to)
 	}
-	if bound != "" {
-		it.SeekReverseLowerBound(keyBytes(bound))
-	}
-	for _, kv, ok := it.Previous(); ok; _, kv, ok = it.Previous() {
-		if kv.Key == bound {
-			continue
-		}
-		if !r.contains(kv.Key) || !fn(kv) {
-			return
-		}
-	}
+	return max(upper-v.s.keys.rank(from), 0)
 }
 
 // prefixEnd is the lowest string above every string with the prefix, "" if there
@@ -175,16 +166,19 @@ func (v View) Events(afterRev Revision, prefix string, limit int) ([]Event, Revi
 // first, at most limit of them.
 func (v View) Due(now int64, limit int) []KV {
 	var due []KV
-	it := v.s.expiry.Root().Iterator()
-	for _, kv, ok := it.Next(); ok && kv.Expires <= now && len(due) < limit; _, kv, ok = it.Next() {
+	v.s.expiry.Scan(func(_ string, kv *KV) bool {
+		if kv.Expires > now || len(due) == limit {
+			return false
+		}
 		due = append(due, *kv)
-	}
+		return true
+	})
 	return due
 }
 
 // expiryKey orders keys by their expiry. Negative moments count as long past.
-func expiryKey(kv *KV) []byte {
+func expiryKey(kv *KV) string {
 	b := make([]byte, 8, 8+len(kv.Key))
 	binary.BigEndian.PutUint64(b, uint64(max(kv.Expires, 0)))
-	return append(b, kv.Key...)
+	return string(append(b, kv.Key...))
 }
