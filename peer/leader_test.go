@@ -118,7 +118,7 @@ func (f *field) lead(t *testing.T) {
 			continue
 		}
 		l := &leader{
-			shard: shard, host: testCluster.Host, commit: f, rooms: f.rooms, events: record.NewFakeRecorder(10_000),
+			shard: shard, host: testCluster.Host, commit: f, rooms: f.rooms, events: newEvents(func(string) record.EventRecorder { return record.NewFakeRecorder(10_000) }),
 			repair: repair.Defaults(), log: slog.New(slog.DiscardHandler),
 		}
 		all.Go(func() {

@@ -9,12 +9,6 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/record"
-
 	"shoal/consensus"
 	"shoal/mesh/membership"
 	"shoal/peer/controllers"
@@ -115,13 +109,13 @@ func (p *Peer) duty(shard uint64) func(ctx context.Context) error {
 		return p.leadMeta
 	}
 	return func(ctx context.Context) error {
-		events, end, err := p.recorder(ctx, schedulerComponent)
+		recorders, end, err := p.recorders(ctx)
 		if err != nil {
 			return err
 		}
 		defer end()
 		return (&leader{
-			shard: shard, host: p.host, commit: p.committer(), rooms: p.rooms(shard), events: events, repair: repair.Defaults(), log: p.log,
+			shard: shard, host: p.host, commit: p.committer(), rooms: p.rooms(shard), events: newEvents(recorders), repair: repair.Defaults(), log: p.log,
 		}).Run(ctx)
 	}
 }
@@ -228,15 +222,4 @@ func (p *Peer) balance(ctx context.Context) {
 			p.log.Debug("a leadership was not handed over yet", "shard", transfer.Shard, "to", transfer.To, "error", err)
 		}
 	}
-}
-
-// recorder writes events into the namespaces of the objects that they are about.
-func (p *Peer) recorder(ctx context.Context, component string) (record.EventRecorder, func(), error) {
-	client, err := kubernetes.NewForConfig(p.api.Loopback())
-	if err != nil {
-		return nil, nil, err
-	}
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	return broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: p.self.Name}), broadcaster.Shutdown, nil
 }

@@ -39,10 +39,11 @@ func (p *Peer) serveAPI(ctx context.Context, group *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	recorder, end, err := p.recorder(ctx, "kubelet")
+	recorders, end, err := p.recorders(ctx)
 	if err != nil {
 		return err
 	}
+	recorder := recorders("kubelet")
 	p.node.events.Store(&recorder)
 	p.node.client.Store(client)
 	group.Go(func() error {

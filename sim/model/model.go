@@ -1,9 +1,9 @@
 // Package model is a bit-exact simulation of a whole cluster: one thread, a virtual clock, one seeded source of chance.
 //
-// What decides in it is production code: the state machine of consensus/store, the planners of placement, the claims ledger and the
-// identity rule of runtime/pods, the fencing times of runtime/containerd/fence. What is modelled is what lies between: a shard is one
+// What decides in it is production code: the state machine of consensus/store, the leaders' turns and the planners of placement, the claims
+// ledger and the identity rule of runtime/pods, the fencing times of runtime/containerd/fence. What is modelled is what lies between: a shard is one
 // replicated log with voters, a leader and elections; a node starts and stops containers with drawn delays; messages take drawn times and
-// are lost where a fault says so. The turns of peer/leader.go, peer/meta.go and peer/lease.go are told again here as steps of the event
+// are lost where a fault says so. The turns of peer/meta.go and peer/lease.go are told again here as steps of the event
 // queue, because there they wait in goroutines.
 //
 // Everything that happens is a step of one queue, ordered by time and then by when it was asked for. Every step enters the trace, so two

@@ -1,0 +1,177 @@
+package turn
+
+import (
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"shoal/placement"
+	"shoal/placement/schedule"
+)
+
+// schedulerComponent is the name under which users know the source of scheduling events.
+const schedulerComponent = "default-scheduler"
+
+func keyOf(o metav1.Object) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
+}
+
+func podRef(pod *corev1.Pod) placement.Ref {
+	return placement.Ref{Kind: placement.KindPod, NamespacedName: keyOf(pod)}
+}
+
+// decide chooses nodes for the pods that wait and for those that this turn's plans create.
+func (l *Leader) decide(t *Turn, now time.Time) {
+	var candidates []*corev1.Pod
+	for pod := range t.created() {
+		candidates = append(candidates, pod)
+	}
+	if l.waiting {
+		l.waiting = false
+		for _, pod := range l.view.Pending() {
+			candidates = append(candidates, pod.Object)
+		}
+	}
+	if len(candidates) > 0 {
+		t.decisions = schedule.Schedule(l.view, candidates, now)
+	}
+}
+
+// created yields the pods that the turn's plans create, and the changes that do.
+func (t *Turn) created() func(yield func(*corev1.Pod, *placement.Change) bool) {
+	return func(yield func(*corev1.Pod, *placement.Change) bool) {
+		for _, piece := range t.pieces {
+			for i := range piece.Plan.Changes {
+				change := &piece.Plan.Changes[i]
+				if pod, ok := change.Object.(*corev1.Pod); ok && change.Verb == placement.Create && !yield(pod, change) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Claims are the pods for which each node is to be asked for room, in the order of the decisions.
+func (t *Turn) Claims() map[string][]*corev1.Pod {
+	byNode := map[string][]*corev1.Pod{}
+	for _, decision := range t.decisions {
+		if decision.Node != "" {
+			byNode[decision.Node] = append(byNode[decision.Node], decision.Pod)
+		}
+	}
+	return byNode
+}
+
+// Answered takes in what a node has said at now: what it has given to pods of other shards, and which of the pods it refused.
+func (l *Leader) Answered(t *Turn, usage placement.NodeUsage, refused []types.UID, now time.Time) {
+	l.view.SetUsage(usage)
+	if len(refused) == 0 {
+		return
+	}
+	for _, uid := range refused {
+		t.refused[uid] = true
+	}
+	// Take the node for full.
+	l.closed[usage.Node] = closedNode{usage: usage, until: now.Add(AvoidRefusing)}
+	if node, ok := l.view.Node(usage.Node); ok {
+		usage.Granted = usage.Granted.Plus(node.Allocatable)
+		l.view.SetUsage(usage)
+	}
+}
+
+// Silent takes in that a node has not answered; its pods wait.
+func (l *Leader) Silent(t *Turn, node string) {
+	for _, decision := range t.decisions {
+		if decision.Node == node {
+			t.refused[decision.Pod.UID] = true
+		}
+	}
+}
+
+// reopen takes nodes for what they have reported, once they were avoided long enough.
+func (l *Leader) reopen(now time.Time) {
+	for name, node := range l.closed {
+		if !node.until.After(now) {
+			delete(l.closed, name)
+			l.view.SetUsage(node.usage)
+		}
+	}
+}
+
+// Finish gives the plans to commit. A pod to be created gets its node in its own plan, so that both commit at once; a waiting one is
+// bound, or told why not, by a plan of its own.
+func (l *Leader) Finish(t *Turn, now time.Time) []Piece {
+	created := map[types.UID]*placement.Change{}
+	for pod, change := range t.created() {
+		created[pod.UID] = change
+	}
+	work := t.pieces
+	for _, decision := range t.decisions {
+		pod := decision.Pod
+		change, isNew := created[pod.UID]
+		switch {
+		case decision.Node != "" && t.refused[pod.UID]:
+			// The node has given room away that this view does not know of. It has said so; the next turn decides with that.
+			l.recheck(podRef(pod), now.Add(RetryClaim))
+		case decision.Node != "" && isNew:
+			change.Object.(*corev1.Pod).Spec.NodeName = decision.Node
+			change.Events = append(change.Events, scheduled(pod, decision.Node))
+		case decision.Node != "":
+			work = append(work, binding(pod, decision.Node))
+		case !isNew:
+			work = append(work, l.explain(decision, now)...)
+		}
+	}
+	return work
+}
+
+// binding binds a pod that exists.
+func binding(pod *corev1.Pod, node string) Piece {
+	bound := pod.DeepCopy()
+	bound.Spec.NodeName = node
+	change := placement.Updating(placement.Bind, pod, bound, scheduled(pod, node))
+	return Piece{podRef(pod), placement.Plan{Changes: []placement.Change{change}}}
+}
+
+func scheduled(pod *corev1.Pod, node string) placement.Event {
+	return placement.Event{
+		Regarding: pod, Type: corev1.EventTypeNormal, Reason: "Scheduled", Component: schedulerComponent,
+		Message: fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node),
+	}
+}
+
+// explain says in the pod's condition and in an event why it has no node, once per reason.
+func (l *Leader) explain(decision schedule.Decision, now time.Time) []Piece {
+	pod, message := decision.Pod, decision.Unschedulable.Message
+	key := keyOf(pod)
+	if l.told[key] == message {
+		return nil
+	}
+	l.told[key] = message
+	want := pod.DeepCopy()
+	setUnschedulable(&want.Status, message, now)
+	change := placement.Updating(placement.UpdateStatus, pod, want, placement.Event{
+		Regarding: pod, Type: corev1.EventTypeWarning, Reason: "FailedScheduling", Message: message, Component: schedulerComponent,
+	})
+	return []Piece{{podRef(pod), placement.Plan{Changes: []placement.Change{change}}}}
+}
+
+func setUnschedulable(status *corev1.PodStatus, message string, now time.Time) {
+	condition := corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
+		LastTransitionTime: metav1.NewTime(now),
+	}
+	for i, have := range status.Conditions {
+		if have.Type == corev1.PodScheduled {
+			if have.Status == condition.Status {
+				condition.LastTransitionTime = have.LastTransitionTime
+			}
+			status.Conditions[i] = condition
+			return
+		}
+	}
+	status.Conditions = append(status.Conditions, condition)
+}

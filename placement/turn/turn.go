@@ -1,0 +1,253 @@
+// Package turn is what a data shard's leader decides, one turn at a time, as a state without a clock or a wire: which questions are due,
+// what the planners of placement answer, which nodes are asked for room, and what follows from their answers and from commits.
+//
+// A turn has three steps, because nodes and the store answer in their own time. Begin plans everything that is due and chooses nodes;
+// Answered and Silent take in what the nodes said to the claims; Finish gives the plans to commit. Committed and Failed end each of them.
+// package peer runs the steps over real nodes and a real store, sim/model over simulated ones.
+//
+// Nothing of a Leader matters beyond its turns: a new leader elsewhere builds the same view from its own replica and goes on.
+package turn
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"shoal/placement"
+	"shoal/placement/endpoints"
+	"shoal/placement/repair"
+	"shoal/placement/schedule"
+	"shoal/placement/workload"
+)
+
+// Times of a turn.
+const (
+	// RetryPlan is when a plan that could not be committed is made anew, if nothing wakes the leader before.
+	RetryPlan = time.Second
+	// RetryClaim is how long a pod waits after a refused claim.
+	RetryClaim = 100 * time.Millisecond
+	// AvoidRefusing is how long a node that has refused a claim is taken for full, whatever it reports. Its reasons need not be ones that
+	// the view can see, and deciding for the same node again and again would starve pods for which others have room.
+	AvoidRefusing = time.Second
+)
+
+// Options of a Leader.
+type Options struct {
+	Repair repair.Options
+	// Workload plans workload objects; nil is workload.Plan.
+	Workload func(v *placement.View, ref placement.Ref, now time.Time) placement.Plan
+	// Omit names questions that are not answered; nil is none. Only the simulation sets it, for its deliberate bugs.
+	Omit func(placement.Ref) bool
+}
+
+// EvictionRef stands for the eviction of pods among the questions: it is no object, but it wants to be asked again like one.
+var EvictionRef = placement.Ref{Kind: "Eviction"}
+
+// Leader is the state of one shard's leader. It has one owner.
+type Leader struct {
+	options Options
+	view    *placement.View
+	due     map[placement.Ref]time.Time
+	// waiting says that pods without a node should be looked at again.
+	waiting bool
+	// closed are the nodes that have refused a claim a moment ago.
+	closed map[string]closedNode
+	// told is, per waiting pod, the last reason given for having no node.
+	told map[types.NamespacedName]string
+}
+
+// closedNode is a node that has refused a claim, and what it has reported.
+type closedNode struct {
+	usage placement.NodeUsage
+	until time.Time
+}
+
+// Piece is one plan, which commits as one transaction, and what it was made for.
+type Piece struct {
+	Ref  placement.Ref
+	Plan placement.Plan
+}
+
+// Turn is one turn under way.
+type Turn struct {
+	// Brakes are the zones whose evictions are held back. Judged tells whether they were looked at in this turn.
+	Brakes []repair.Brake
+	Judged bool
+
+	pieces    []Piece
+	decisions []schedule.Decision
+	refused   map[types.UID]bool
+}
+
+// New returns a leader with an empty view. Let it learn everything, nodes first, before its first turn.
+func New(o Options) *Leader {
+	if o.Workload == nil {
+		o.Workload = workload.Plan
+	}
+	return &Leader{
+		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}},
+		closed: map[string]closedNode{}, told: map[types.NamespacedName]string{},
+	}
+}
+
+// View is what the leader knows. Only the leader changes it.
+func (l *Leader) View() *placement.View { return l.view }
+
+// Learn takes in an object as it is now, or that it is gone.
+func (l *Leader) Learn(object placement.Object, gone bool) {
+	if !gone {
+		l.view.Upsert(object)
+		return
+	}
+	l.view.Delete(object)
+	if pod, ok := object.(*corev1.Pod); ok {
+		delete(l.told, keyOf(pod))
+	}
+}
+
+// Begin plans everything that is due at now, and chooses nodes for the pods that wait and for those that the plans create.
+func (l *Leader) Begin(now time.Time) *Turn {
+	l.reopen(now)
+	l.collectDirty()
+	t := &Turn{refused: map[types.UID]bool{}}
+	l.plan(t, l.takeDue(now), now)
+	l.decide(t, now)
+	return t
+}
+
+// Empty tells whether there is neither anything to claim nor to commit.
+func (t *Turn) Empty() bool { return len(t.pieces) == 0 && len(t.decisions) == 0 }
+
+// Dirty tells whether something that was learnt asks for a turn.
+func (l *Leader) Dirty() bool {
+	l.collectDirty()
+	for _, at := range l.due {
+		if at.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *Leader) collectDirty() {
+	for _, ref := range l.view.TakeDirty() {
+		l.due[ref] = time.Time{}
+	}
+}
+
+// Next is when the leader wants a turn even if nothing happens; zero for never. A time in the past means now.
+func (l *Leader) Next() time.Time {
+	var next time.Time
+	earlier := func(at time.Time) {
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	for _, at := range l.due {
+		earlier(cmp.Or(at, time.Unix(0, 0)))
+	}
+	for _, node := range l.closed {
+		earlier(node.until)
+	}
+	return next
+}
+
+// takeDue takes the questions that are due, sorted, so that a turn does not depend on the order of a map.
+func (l *Leader) takeDue(now time.Time) []placement.Ref {
+	var refs []placement.Ref
+	for ref, at := range l.due {
+		if !at.After(now) {
+			refs = append(refs, ref)
+			delete(l.due, ref)
+		}
+	}
+	slices.SortFunc(refs, func(a, b placement.Ref) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return refs
+}
+
+func (l *Leader) recheck(ref placement.Ref, at time.Time) {
+	if at.IsZero() {
+		return
+	}
+	if have, ok := l.due[ref]; !ok || at.Before(have) {
+		l.due[ref] = at
+	}
+}
+
+func (l *Leader) plan(t *Turn, refs []placement.Ref, now time.Time) {
+	evict := false
+	for _, ref := range refs {
+		if l.options.Omit != nil && l.options.Omit(ref) {
+			continue
+		}
+		var plan placement.Plan
+		switch ref.Kind {
+		case placement.KindService:
+			plan = endpoints.Plan(l.view, ref.NamespacedName, now)
+		case placement.KindNode:
+			evict, l.waiting = true, true
+		case EvictionRef.Kind:
+			evict = true
+		case placement.KindPod:
+			l.waiting = true
+		default:
+			if l.terminating(ref.Namespace) {
+				continue // nothing may be created there any more, and what there is goes with it
+			}
+			plan = l.options.Workload(l.view, ref, now)
+		}
+		l.recheck(ref, plan.Recheck)
+		if len(plan.Changes) > 0 {
+			t.pieces = append(t.pieces, Piece{ref, plan})
+		}
+	}
+	if evict && (l.options.Omit == nil || !l.options.Omit(EvictionRef)) {
+		l.evict(t, now)
+	}
+}
+
+func (l *Leader) terminating(namespace string) bool {
+	ns, known := l.view.Namespaces.Get("", namespace)
+	return known && ns.DeletionTimestamp != nil
+}
+
+// evict makes one plan of each deletion, so that one pod that changed meanwhile does not hold back the others.
+func (l *Leader) evict(t *Turn, now time.Time) {
+	evictions := repair.PlanEvictions(l.view, l.options.Repair, now)
+	t.Brakes, t.Judged = evictions.Brakes, true
+	l.recheck(EvictionRef, evictions.Recheck)
+	for _, change := range evictions.Changes {
+		t.pieces = append(t.pieces, Piece{EvictionRef, placement.Plan{Changes: []placement.Change{change}}})
+	}
+}
+
+// Committed ends a piece: its events are the caller's to record.
+func (l *Leader) Committed(done Piece) { l.blame(done, "") }
+
+// Failed ends a piece that could not be committed at now. refusal is why, if somebody refused it; "" if the picture was old.
+func (l *Leader) Failed(done Piece, refusal string, now time.Time) {
+	l.recheck(done.Ref, now.Add(RetryPlan))
+	if done.Ref.Kind == placement.KindPod {
+		delete(l.told, done.Ref.NamespacedName) // it has not been said
+	}
+	if refusal != "" {
+		l.blame(done, refusal)
+	}
+}
+
+// blame tells the owner of refused pods why they do not come, so that its condition can say so, and with "" that they do.
+func (l *Leader) blame(done Piece, refusal string) {
+	for _, change := range done.Plan.Changes {
+		pod, ok := change.Object.(*corev1.Pod)
+		if !ok || change.Verb != placement.Create || len(pod.OwnerReferences) == 0 {
+			continue
+		}
+		l.view.SetFailure(pod.OwnerReferences[0].UID, refusal)
+		return
+	}
+}
