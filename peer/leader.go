@@ -60,7 +60,8 @@ func decided(key string) bool {
 	kind, rest, _ := strings.Cut(strings.TrimPrefix(key, registry), "/")
 	switch kind {
 	case "pods", "minions", "namespaces", "deployments", "replicasets", "controllers", "statefulsets", "daemonsets", "jobs", "cronjobs",
-		"controllerrevisions", "endpointslices", "priorityclasses", "storageclasses", "persistentvolumes", "persistentvolumeclaims", "poddisruptionbudgets":
+		"controllerrevisions", "endpointslices", "priorityclasses", "storageclasses", "persistentvolumes", "persistentvolumeclaims",
+		"poddisruptionbudgets", "csinodes", "csidrivers", "csistoragecapacities", "volumeattachments":
 		return true
 	case "services":
 		return strings.HasPrefix(rest, "specs/") || strings.HasPrefix(rest, "endpoints/")

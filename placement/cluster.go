@@ -57,6 +57,10 @@ type View struct {
 	Volumes         Table[*corev1.PersistentVolume]
 	Claims          Table[*corev1.PersistentVolumeClaim]
 	StorageClasses  Table[*storagev1.StorageClass]
+	CSINodes        Table[*storagev1.CSINode]
+	CSIDrivers      Table[*storagev1.CSIDriver]
+	CSICapacities   Table[*storagev1.CSIStorageCapacity]
+	Attachments     Table[*storagev1.VolumeAttachment]
 	Services        Table[*corev1.Service]
 	Endpoints       Table[*corev1.Endpoints] //nolint:staticcheck // still served and written for old clients
 	EndpointSlices  Table[*discoveryv1.EndpointSlice]
@@ -140,6 +144,14 @@ func (v *View) put(obj Object) bool {
 		v.Claims.put(o)
 	case *storagev1.StorageClass:
 		v.StorageClasses.put(o)
+	case *storagev1.CSINode:
+		v.CSINodes.put(o)
+	case *storagev1.CSIDriver:
+		v.CSIDrivers.put(o)
+	case *storagev1.CSIStorageCapacity:
+		v.CSICapacities.put(o)
+	case *storagev1.VolumeAttachment:
+		v.Attachments.put(o)
 	case *corev1.Service:
 		v.Services.put(o)
 	case *corev1.Endpoints: //nolint:staticcheck // see View.Endpoints
@@ -183,6 +195,14 @@ func (v *View) remove(obj Object) (old Object, known bool) {
 		return removed(&v.Claims, o)
 	case *storagev1.StorageClass:
 		return removed(&v.StorageClasses, o)
+	case *storagev1.CSINode:
+		return removed(&v.CSINodes, o)
+	case *storagev1.CSIDriver:
+		return removed(&v.CSIDrivers, o)
+	case *storagev1.CSIStorageCapacity:
+		return removed(&v.CSICapacities, o)
+	case *storagev1.VolumeAttachment:
+		return removed(&v.Attachments, o)
 	case *corev1.Service:
 		return removed(&v.Services, o)
 	case *corev1.Endpoints: //nolint:staticcheck // see View.Endpoints

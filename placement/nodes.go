@@ -30,6 +30,11 @@ type NodeUsage struct {
 	Node    string
 	Granted Resources // Pods is the number of those pods
 	Ports   []HostPort
+	// Pods are those of them that the node knows as objects; what they take is part of Granted
+	// and Ports. Inter-pod affinity sees them, and preemption may choose them. Of each, only
+	// metadata (namespace, name, UID, labels, owner, deletion), priority, node name, affinity, requests, host
+	// ports and start time count, so a report may leave out the rest.
+	Pods []*corev1.Pod
 }
 
 // Node is one node with the sums over its pods. Decisions read it and never write it.

@@ -108,29 +108,29 @@ func message(nodes int, refusal string, reasons map[string]int, preemption strin
 }
 
 // explain lists every node's answer, best first.
-func (c *class) explain() []Explanation {
-	answers := make([]Explanation, 0, len(c.batch.nodes))
+func (c *class) explain() []NodeExplanation {
+	answers := make([]NodeExplanation, 0, len(c.batch.nodes))
 	if c.refusal != "" {
 		for slot := range c.batch.nodes {
-			answers = append(answers, Explanation{Node: c.batch.nodes[slot].Name, Reasons: []string{c.refusal}})
+			answers = append(answers, NodeExplanation{Node: c.batch.nodes[slot].Name, Reasons: []string{c.refusal}})
 		}
 	} else {
 		answers = c.scoreAll(answers)
 	}
-	slices.SortFunc(answers, func(a, b Explanation) int {
+	slices.SortFunc(answers, func(a, b NodeExplanation) int {
 		return cmp.Or(cmp.Compare(min(len(a.Reasons), 1), min(len(b.Reasons), 1)), cmp.Compare(b.Total, a.Total), cmp.Compare(a.Node, b.Node))
 	})
 	return answers
 }
 
-func (c *class) scoreAll(answers []Explanation) []Explanation {
+func (c *class) scoreAll(answers []NodeExplanation) []NodeExplanation {
 	c.findFeasible()
 	limits := c.rawScores()
 	minima := c.spreadMinima()
 	next := 0
 	for slot := range c.batch.nodes {
 		n := &c.batch.nodes[slot]
-		e := Explanation{Node: n.Name}
+		e := NodeExplanation{Node: n.Name}
 		if next == len(c.feasible) || int(c.feasible[next]) != slot {
 			e.Reasons, _ = c.objection(slot, minima)
 			if c.static[slot] == isTainted {

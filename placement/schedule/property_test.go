@@ -203,7 +203,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		if len(first) == 0 {
 			return
 		}
-		best := Explain(clusterView(nodes), first[0].Pod, now)
+		best := Explain(clusterView(nodes), first[0].Pod, now).Nodes
 		fitting := 0
 		for _, e := range best {
 			if len(e.Reasons) == 0 {
@@ -214,7 +214,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 			t.Fatalf("placed on %q, but %d nodes are said to fit", first[0].Node, fitting)
 		}
 		if fitting > 0 {
-			i := slices.IndexFunc(best, func(e Explanation) bool { return e.Node == first[0].Node })
+			i := slices.IndexFunc(best, func(e NodeExplanation) bool { return e.Node == first[0].Node })
 			if best[i].Total != best[0].Total {
 				t.Fatalf("placed on %s with %d, but %s has %d", best[i].Node, best[i].Total, best[0].Node, best[0].Total)
 			}

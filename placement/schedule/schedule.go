@@ -11,6 +11,7 @@ package schedule
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,9 +31,30 @@ type Decision struct {
 	Node string
 	// Unschedulable is nil if Node is set.
 	Unschedulable *Unschedulable
+	// Preempt is set if nothing fits, but would on one node once pods of lower priority have left it.
+	Preempt *Preemption
+	// Withdraw tells that the pod's status.nominatedNodeName leads nowhere any more and is to be
+	// cleared. It is never set together with Preempt, whose node replaces the old one.
+	Withdraw bool
 	// Provision names the pod's claims whose volumes wait for its node: they are to get the
 	// annotation volume.kubernetes.io/selected-node together with the binding.
 	Provision []types.NamespacedName
+}
+
+// Preemption makes room for a pod. The pod is not bound by it: it gets status.nominatedNodeName,
+// which keeps the room for it, and is decided again when the victims have gone.
+type Preemption struct {
+	Node string
+	// Victims are to be deleted with their own grace periods, after they got the condition
+	// DisruptionTarget with reason PreemptionByScheduler; most important first. Those with a
+	// deletion timestamp are on their way already and need nothing. Pods of other shards are as
+	// the node reported them: namespace, name and UID are true, the rest may be missing.
+	Victims []*corev1.Pod
+	// Violations is how many victims' disruption budgets do not allow it.
+	Violations int
+	// Displaced are waiting pods of lower priority that were nominated to the node before; their
+	// status.nominatedNodeName is to be cleared.
+	Displaced []*corev1.Pod
 }
 
 // Unschedulable explains why no node fits. Decisions about equal pods may share one.
@@ -57,30 +79,73 @@ func Schedule(v *placement.View, pods []*corev1.Pod, _ time.Time) []Decision {
 	return decisions
 }
 
-// Explanation is one node's answer to one pod.
+// Explanation says where a pod would go now and why, and why not elsewhere.
 type Explanation struct {
-	Node    string
-	Reasons []string         // why it does not fit; empty if it does
-	Scores  map[string]int64 // by upstream's plugin name: 0…100 times the plugin's weight
-	Total   int64
+	// Waits says why nobody decides about the pod (scheduling gates, another scheduler, it has a
+	// node already, it is finished or going); empty if somebody does. The rest answers all the same.
+	Waits string `json:"waits,omitempty"`
+	// Node is where the pod would go, empty if nowhere.
+	Node string `json:"node,omitempty"`
+	// Message is the text of a FailedScheduling event if Node is empty.
+	Message string `json:"message,omitempty"`
+	// Preempt is whom the pod would displace, if Node is empty and that helps.
+	Preempt *Preemption `json:"preempt,omitempty"`
+	// Nodes are the answers of all nodes, best first, those that do not fit last.
+	Nodes []NodeExplanation `json:"nodes"`
 }
 
-// Explain tells for every node, best first, how it suits the pod now. It answers for any pod,
-// also for one that is placed already, as if it were to be placed again beside itself.
-func Explain(v *placement.View, pod *corev1.Pod, _ time.Time) []Explanation {
+// NodeExplanation is one node's answer to one pod.
+type NodeExplanation struct {
+	Node    string           `json:"node"`
+	Reasons []string         `json:"reasons,omitempty"` // why it does not fit; empty if it does
+	Scores  map[string]int64 `json:"scores,omitempty"`  // by upstream's plugin name: 0…100 times the plugin's weight
+	Total   int64            `json:"total"`
+}
+
+// Explain tells how every node suits the pod now. It answers for any pod, also for one that is
+// placed already, as if it were to be placed again beside itself.
+func Explain(v *placement.View, pod *corev1.Pod, _ time.Time) Explanation {
+	e := Explanation{Waits: whyLeft(pod)}
 	b := newBatch(v)
 	pod = pod.DeepCopy()
 	pod.Spec.NodeName = ""
 	c := b.classOf(placement.NewPod(pod))
-	return c.explain()
+	e.Nodes = c.explain()
+	decision := b.decide(placement.NewPod(pod))
+	e.Node, e.Preempt = decision.Node, decision.Preempt
+	if decision.Unschedulable != nil {
+		e.Message = decision.Unschedulable.Message
+	}
+	return e
+}
+
+// whyLeft says why a pod is not decided here, "" if it is.
+func whyLeft(pod *corev1.Pod) string {
+	switch {
+	case pod.Spec.NodeName != "":
+		return "it is on node " + pod.Spec.NodeName + " already"
+	case placement.Finished(pod):
+		return "it is finished"
+	case pod.DeletionTimestamp != nil:
+		return "it is being deleted"
+	case len(pod.Spec.SchedulingGates) > 0:
+		names := make([]string, len(pod.Spec.SchedulingGates))
+		for i, gate := range pod.Spec.SchedulingGates {
+			names[i] = gate.Name
+		}
+		return "scheduling gates hold it back: " + strings.Join(names, ", ")
+	case cmp.Or(pod.Spec.SchedulerName, DefaultName) != DefaultName:
+		return "it wants another scheduler: " + pod.Spec.SchedulerName
+	default:
+		return ""
+	}
 }
 
 // waiting selects and orders the pods to decide.
 func waiting(pods []*corev1.Pod) []*placement.Pod {
 	var queue []*placement.Pod
 	for _, pod := range pods {
-		if pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil || placement.Finished(pod) ||
-			len(pod.Spec.SchedulingGates) > 0 || cmp.Or(pod.Spec.SchedulerName, DefaultName) != DefaultName {
+		if whyLeft(pod) != "" {
 			continue
 		}
 		queue = append(queue, placement.NewPod(pod))
