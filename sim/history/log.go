@@ -1,0 +1,359 @@
+package history
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// change is one change of one object that is known to have happened.
+type change struct {
+	Object
+	deleted bool
+	// seen is when somebody first knew of it.
+	seen time.Duration
+	// writer is the operation that made it, nil if that is not known.
+	writer *Operation
+}
+
+// changeLog is what is known to have happened: the acknowledged writes and what any watch delivered, in the order of revisions.
+type changeLog struct {
+	changes []change
+	// keys are the indexes of each key's changes.
+	keys map[string][]int
+	// attempts are the creations and updates by what they wrote, values the changes by theirs.
+	attempts map[string]*Operation
+	values   map[string]int
+	// deletions are the acknowledged deletions by UID; removed the known changes that delete a UID.
+	deletions map[string]*Operation
+	removed   map[string]int
+	// doubts are keys of which something may have happened that no change tells: writes of unknown outcome, deletions without event.
+	doubts map[string]bool
+	// begun is when somebody first tried to change a key.
+	begun map[string]time.Duration
+
+	groups map[string]*group
+	h      *History
+}
+
+// group is what is known about the keys up to the last slash: a namespace's objects, which one shard orders.
+type group struct {
+	// covered are the stretches of revisions of which some watch delivered every change, ascending and apart.
+	covered []stretch
+	// floors are revisions that had certainly been passed at a time, both ascending.
+	floors []floor
+	// final is the revision of the last final read, 0 without one.
+	final int64
+}
+
+// stretch is the revisions above after, up to through.
+type stretch struct{ after, through int64 }
+
+type floor struct {
+	at       time.Duration
+	revision int64
+}
+
+// groupOf is the prefix of a key up to and including its last slash.
+func groupOf(key string) string { return key[:strings.LastIndexByte(key, '/')+1] }
+
+// newLog collects what happened, and finds what contradicts itself already.
+func newLog(h *History) (*changeLog, []Violation) {
+	l := &changeLog{
+		keys: map[string][]int{}, attempts: map[string]*Operation{}, values: map[string]int{}, deletions: map[string]*Operation{},
+		removed: map[string]int{}, doubts: map[string]bool{}, begun: map[string]time.Duration{}, groups: map[string]*group{}, h: h,
+	}
+	var found []Violation
+	for i := range h.Operations {
+		op := &h.Operations[i]
+		if first, known := l.begun[op.Key]; op.writes() && (!known || op.Invoke < first) {
+			l.begun[op.Key] = op.Invoke
+		}
+		if op.Kind == Create || op.Kind == Update {
+			l.attempts[op.Value] = op
+		}
+		if op.Kind == Delete && op.Outcome == OK && op.Deleted != "" {
+			l.deletions[op.Deleted] = op
+		}
+	}
+	collector := collector{changeLog: l, at: map[int64]int{}}
+	collector.collect(h)
+	found = append(found, collector.found...)
+	slices.SortStableFunc(l.changes, func(a, b change) int { return cmp.Compare(a.Revision, b.Revision) })
+	for i := range l.changes {
+		found = append(found, l.index(i)...)
+	}
+	for i := range h.Operations {
+		if op := &h.Operations[i]; op.writes() && l.hidden(op) {
+			l.doubts[op.Key] = true
+		}
+	}
+	return l, found
+}
+
+// hidden says that a write may have changed something at a revision that is not known.
+func (l *changeLog) hidden(op *Operation) bool {
+	switch {
+	case op.Outcome == Failed:
+		return false
+	case op.Kind != Delete:
+		_, known := l.values[op.Value]
+		return !known
+	case op.Outcome == OK && op.Deleted != "":
+		_, known := l.removed[op.Deleted]
+		return !known
+	default:
+		return true
+	}
+}
+
+// index enters a change, in the order of revisions, and judges it by what is known of its writer.
+func (l *changeLog) index(i int) []Violation {
+	c := &l.changes[i]
+	l.keys[c.Key] = append(l.keys[c.Key], i)
+	if c.deleted {
+		if first, twice := l.removed[c.UID]; twice && c.UID != "" {
+			return []Violation{l.contradiction(CheckUnique, c, "it was deleted at %d and again at %d", l.changes[first].Revision, c.Revision)}
+		}
+		l.removed[c.UID] = i
+		c.writer = l.deletions[c.UID]
+		return nil
+	}
+	if first, twice := l.values[c.Value]; twice {
+		return []Violation{l.contradiction(CheckUnique, c, "%q was written once and took effect twice, at %d and at %d", c.Value, l.changes[first].Revision, c.Revision)}
+	}
+	l.values[c.Value] = i
+	c.writer = l.attempts[c.Value]
+	switch {
+	case c.writer == nil:
+		return []Violation{l.contradiction(CheckReads, c, "%q at %d was written by nobody", c.Value, c.Revision)}
+	case c.writer.Key != c.Key:
+		return []Violation{l.contradiction(CheckReads, c, "%q at %d was written to %s", c.Value, c.Revision, c.writer.Key)}
+	case c.writer.Outcome == Failed:
+		return []Violation{l.contradiction(CheckLinearizable, c, "%s was refused (%s), but took effect at %d", describe(c.writer), c.writer.Error, c.Revision)}
+	}
+	return nil
+}
+
+func (l *changeLog) contradiction(checker string, c *change, format string, args ...any) Violation {
+	v := Violation{Checker: checker, At: c.seen, Key: c.Key, Message: fmt.Sprintf(format, args...)}
+	if c.writer != nil {
+		v.Operations = []int{c.writer.ID}
+	}
+	return v
+}
+
+// collector joins what several have seen of the same change.
+type collector struct {
+	*changeLog
+	at    map[int64]int
+	found []Violation
+}
+
+func (c *collector) collect(h *History) {
+	for i := range h.Operations {
+		op := &h.Operations[i]
+		if (op.Kind == Create || op.Kind == Update) && op.Outcome == OK && op.Object != nil {
+			c.add(change{Object: *op.Object, seen: op.Return}, op.ID, -1)
+		}
+	}
+	for i := range h.Watches {
+		w := &h.Watches[i]
+		for j := range w.Events {
+			if event := &w.Events[j]; event.change() {
+				c.add(change{Object: event.Object, deleted: event.Kind == Deleted, seen: event.At}, -1, w.ID)
+			}
+		}
+	}
+}
+
+// add joins a change with what is known at its revision. Two different changes at one revision are a violation.
+func (c *collector) add(next change, operation, watch int) {
+	known, ok := c.at[next.Revision]
+	if !ok {
+		c.at[next.Revision] = len(c.changes)
+		c.changes = append(c.changes, next)
+		return
+	}
+	have := &c.changes[known]
+	same := have.Key == next.Key && have.deleted == next.deleted && have.UID == next.UID && (have.deleted || have.Value == next.Value)
+	have.seen = min(have.seen, next.seen)
+	if same {
+		return
+	}
+	v := Violation{Checker: CheckUnique, At: next.seen, Key: next.Key,
+		Message: fmt.Sprintf("revision %d is %s and also %s", next.Revision, have, &next)}
+	if operation >= 0 {
+		v.Operations = []int{operation}
+	}
+	if watch >= 0 {
+		v.Watches = []int{watch}
+	}
+	c.found = append(c.found, v)
+}
+
+func (c *change) String() string {
+	if c.deleted {
+		return fmt.Sprintf("the deletion of %s (%s)", c.Key, c.UID)
+	}
+	return fmt.Sprintf("%s = %q (%s)", c.Key, c.Value, c.UID)
+}
+
+// group collects what is known of the keys with a prefix that ends with a slash, once.
+func (l *changeLog) group(prefix string) *group {
+	if g := l.groups[prefix]; g != nil {
+		return g
+	}
+	g := &group{}
+	l.groups[prefix] = g
+	for i := range l.h.Watches {
+		g.watch(prefix, &l.h.Watches[i])
+	}
+	for i := range l.h.Operations {
+		g.operation(prefix, &l.h.Operations[i])
+	}
+	slices.SortFunc(g.floors, func(a, b floor) int { return cmp.Compare(a.at, b.at) })
+	for i := 1; i < len(g.floors); i++ {
+		g.floors[i].revision = max(g.floors[i].revision, g.floors[i-1].revision)
+	}
+	g.covered = joined(g.covered)
+	return g
+}
+
+// watch notes what a watch has told: of all of the group, or of a part of it.
+func (g *group) watch(prefix string, w *Watch) {
+	if strings.HasPrefix(prefix, w.Key) {
+		g.covered = append(g.covered, w.stretch())
+	} else if !strings.HasPrefix(w.Key, prefix) {
+		return
+	}
+	for i := range w.Events {
+		if event := &w.Events[i]; event.change() || event.Kind == Bookmark || event.Kind == InitialEnd {
+			g.floors = append(g.floors, floor{event.At, event.Object.Revision})
+		}
+	}
+}
+
+func (g *group) operation(prefix string, op *Operation) {
+	switch {
+	case op.Outcome != OK:
+	case op.Kind == List && (strings.HasPrefix(prefix, op.Key) || strings.HasPrefix(op.Key, prefix)):
+		// One at "any" may come from a replica that lags behind, but its revision had been passed all the same.
+		g.floors = append(g.floors, floor{op.Return, op.ListRevision})
+		if op.Final && strings.HasPrefix(prefix, op.Key) {
+			g.final = max(g.final, op.ListRevision)
+		}
+	case op.writes() && op.Object != nil && strings.HasPrefix(op.Key, prefix):
+		g.floors = append(g.floors, floor{op.Return, op.Object.Revision})
+	}
+}
+
+// joined are the same stretches, ascending and apart.
+func joined(stretches []stretch) []stretch {
+	slices.SortFunc(stretches, func(a, b stretch) int { return cmp.Compare(a.after, b.after) })
+	var apart []stretch
+	for _, s := range stretches {
+		if n := len(apart); n > 0 && s.after <= apart[n-1].through {
+			apart[n-1].through = max(apart[n-1].through, s.through)
+		} else if s.through > s.after {
+			apart = append(apart, s)
+		}
+	}
+	return apart
+}
+
+// floor is a revision that the group had passed before a moment, 0 if none is known.
+func (g *group) floor(before time.Duration) int64 {
+	n, _ := slices.BinarySearchFunc(g.floors, before, func(f floor, t time.Duration) int { return cmp.Compare(f.at, t) })
+	if n == 0 {
+		return 0
+	}
+	return g.floors[n-1].revision
+}
+
+// covers says that every change above after, up to through, was delivered to some watch.
+func (g *group) covers(after, through int64) bool {
+	return after >= through || slices.ContainsFunc(g.covered, func(s stretch) bool { return s.after <= after && through <= s.through })
+}
+
+// stretch is the revisions of which the watch delivered every change: none, as long as it has not told where it begins.
+func (w *Watch) stretch() stretch {
+	s := stretch{after: w.After, through: w.After}
+	if w.After == 0 {
+		s = stretch{after: math.MaxInt64, through: 0}
+	}
+	for i := range w.Events {
+		switch event := &w.Events[i]; {
+		case event.Kind == InitialEnd:
+			s = stretch{after: event.Object.Revision, through: event.Object.Revision}
+		case event.change() || event.Kind == Bookmark:
+			s.through = max(s.through, event.Object.Revision)
+		}
+	}
+	return s
+}
+
+// at is the object's last change at or below a revision, nil if it was never there. certain says that nothing unknown can have come
+// between that change and the revision.
+func (l *changeLog) at(key string, revision int64) (last *change, certain bool) {
+	indexes := l.keys[key]
+	n, _ := slices.BinarySearchFunc(indexes, revision+1, func(i int, r int64) int { return cmp.Compare(l.changes[i].Revision, r) })
+	var from int64
+	if n > 0 {
+		last = &l.changes[indexes[n-1]]
+		from = last.Revision
+	}
+	if !l.doubts[key] {
+		return last, true
+	}
+	g := l.group(groupOf(key))
+	if from == 0 && len(g.covered) > 0 {
+		// Before the first change that is known: nothing was written before the recording.
+		from = min(revision, max(g.floor(l.begun[key]), g.covered[0].after))
+	}
+	return last, g.covers(from, revision)
+}
+
+// next is the change of the object that follows a revision, nil if there is none.
+func (l *changeLog) next(key string, revision int64) *change {
+	indexes := l.keys[key]
+	n, _ := slices.BinarySearchFunc(indexes, revision+1, func(i int, r int64) int { return cmp.Compare(l.changes[i].Revision, r) })
+	if n == len(indexes) {
+		return nil
+	}
+	return &l.changes[indexes[n]]
+}
+
+// keysBelow lists the keys with a prefix of which anything is known, in order.
+func (l *changeLog) keysBelow(prefix string) []string {
+	var keys []string
+	for key := range maps.Keys(l.keys) {
+		if strings.HasPrefix(key, prefix) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// describe says what an operation asks for.
+func describe(op *Operation) string {
+	text := fmt.Sprintf("%s %s", op.Kind, op.Key)
+	if op.Consistency != Linearizable {
+		text += " " + string(op.Consistency)
+	}
+	if op.Revision != 0 {
+		text += fmt.Sprintf(" %d", op.Revision)
+	}
+	if op.Precondition != 0 {
+		text += fmt.Sprintf(" if at %d", op.Precondition)
+	}
+	if op.Value != "" {
+		text += fmt.Sprintf(" = %q", op.Value)
+	}
+	return text
+}
