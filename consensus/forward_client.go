@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -152,7 +154,7 @@ func (h *Host) membersAt(ctx context.Context, peer string, shard uint64) (member
 	return *a.Members, nil
 }
 
-// open starts a stream: List or Watch.
+// open starts a stream: List or Watch. A Watch may be sent further calls.
 func (h *Host) open(ctx context.Context, peer, method string, c call) (grpc.ClientStream, error) {
 	dialling, cancel := context.WithTimeout(ctx, readAttempt)
 	defer cancel()
@@ -160,11 +162,12 @@ func (h *Host) open(ctx context.Context, peer, method string, c call) (grpc.Clie
 	if err != nil {
 		return nil, err
 	}
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, method)
+	talks := method == methodWatch
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: talks}, method)
 	if err == nil {
 		err = stream.SendMsg(&c)
 	}
-	if err == nil {
+	if err == nil && !talks {
 		err = stream.CloseSend()
 	}
 	if err != nil {
@@ -222,6 +225,9 @@ type remoteWatch struct {
 	stream   grpc.ClientStream
 	cancel   context.CancelFunc
 	at       store.Revision
+	// asking lets one goroutine send at a time; marks is whether any was asked for.
+	asking sync.Mutex
+	marks  atomic.Bool
 }
 
 func (h *Host) watchAt(ctx context.Context, peer string, shard uint64, opts WatchOptions) (*remoteWatch, error) {
@@ -253,6 +259,16 @@ func (w *remoteWatch) position() store.Revision { return w.at }
 
 func (w *remoteWatch) stop() { w.cancel() }
 
+// want passes the wish on. If that fails, the stream has failed, and next says so.
+func (w *remoteWatch) want(rev store.Revision) {
+	w.asking.Lock()
+	defer w.asking.Unlock()
+	w.marks.Store(true)
+	if err := w.stream.SendMsg(&call{Shard: w.shard, UpTo: rev}); err != nil {
+		w.cancel()
+	}
+}
+
 func (w *remoteWatch) next(ctx context.Context) ([]store.Event, error) {
 	defer context.AfterFunc(ctx, w.cancel)()
 	for {
@@ -271,7 +287,7 @@ func (w *remoteWatch) next(ctx context.Context) ([]store.Event, error) {
 		for _, ev := range events {
 			w.host.clock.observe(ev.Revision)
 			w.at = max(w.at, ev.Revision)
-			if !ev.Progress || w.progress {
+			if !ev.Progress || w.progress || w.marks.Load() {
 				kept = append(kept, ev)
 			}
 		}

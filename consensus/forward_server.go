@@ -62,7 +62,7 @@ func newStoreServer(h *Host) (*storeServer, error) {
 		Methods:     []grpc.MethodDesc{{MethodName: "Call", Handler: handleCall}},
 		Streams: []grpc.StreamDesc{
 			{StreamName: "List", Handler: handleStream(storeService.list), ServerStreams: true},
-			{StreamName: "Watch", Handler: handleStream(storeService.watch), ServerStreams: true},
+			{StreamName: "Watch", Handler: handleStream(storeService.watch), ServerStreams: true, ClientStreams: true},
 		},
 	}, s)
 	return s, nil
@@ -209,6 +209,15 @@ func (s *storeServer) watch(c *call, stream grpc.ServerStream) error {
 	if err := stream.SendMsg(&answer{At: sub.position()}); err != nil {
 		return err
 	}
+	go func() {
+		for { // ends with the stream
+			var more call
+			if stream.RecvMsg(&more) != nil {
+				return
+			}
+			sub.want(more.UpTo)
+		}
+	}()
 	for {
 		events, err := s.nextOrBeat(stream.Context(), sub)
 		if sendErr := sendEvents(stream, events); sendErr != nil {

@@ -28,7 +28,9 @@ type hub struct {
 	closed bool
 	// byPrefix finds the subscriptions an event is for by walking its key's path.
 	byPrefix *iradix.Tree[map[*subscription]struct{}]
-	progress map[*subscription]struct{}
+	// progress are the subscriptions that get a mark after every change, marking
+	// those that wait for the shard to reach a revision.
+	progress, marking map[*subscription]struct{}
 }
 
 func newHub(v store.View) *hub {
@@ -36,6 +38,7 @@ func newHub(v store.View) *hub {
 		view:     v,
 		byPrefix: iradix.New[map[*subscription]struct{}](),
 		progress: map[*subscription]struct{}{},
+		marking:  map[*subscription]struct{}{},
 	}
 }
 
@@ -61,8 +64,19 @@ func (h *hub) publish(v store.View, events []store.Event) {
 			})
 		}
 	}
+	h.progressed()
+}
+
+// progressed wakes those who are to get a mark at the View.
+func (h *hub) progressed() {
 	for s := range h.progress {
 		s.wakeUp()
+	}
+	for s := range h.marking {
+		if s.asked(h.view.Revision()) {
+			delete(h.marking, s)
+			s.wakeUp()
+		}
 	}
 }
 
@@ -74,6 +88,7 @@ func (h *hub) reset(v store.View) {
 	seen := h.view.Revision()
 	h.view = v
 	h.each(func(s *subscription) { s.mark(seen + 1) })
+	h.progressed()
 }
 
 // close ends the subscriptions after what they have not read yet.
@@ -105,7 +120,11 @@ type subscription struct {
 	// unread is the lowest revision that may hold an unread event, 0 for none. A
 	// subscription with none misses nothing when the history is trimmed.
 	unread store.Revision
-	mu     sync.Mutex
+	// wanted and wantedLast are the lowest and the highest revision that a mark was
+	// asked for at and not given yet, 0 for none.
+	wanted, wantedLast store.Revision
+	stopped            bool
+	mu                 sync.Mutex
 }
 
 // subscribe starts a subscription behind the revision, 0 for the newest. Error:
@@ -141,7 +160,9 @@ func (s *subscription) stop() {
 	h := s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	s.stopped = true
 	delete(h.progress, s)
+	delete(h.marking, s)
 	if subs, ok := h.byPrefix.Get([]byte(s.prefix)); ok {
 		if delete(subs, s); len(subs) == 0 {
 			h.byPrefix, _, _ = h.byPrefix.Delete([]byte(s.prefix))
@@ -158,6 +179,44 @@ func (s *subscription) mark(rev store.Revision) {
 	}
 	s.mu.Unlock()
 	s.wakeUp()
+}
+
+// want asks for a mark as soon as the shard is at or above the revision.
+func (s *subscription) want(rev store.Revision) {
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	rev = max(rev, 1)
+	s.mu.Lock()
+	if s.wanted == 0 || rev < s.wanted {
+		s.wanted = rev
+	}
+	s.wantedLast = max(s.wantedLast, rev)
+	s.mu.Unlock()
+	if s.asked(h.view.Revision()) {
+		s.wakeUp()
+	} else if !s.stopped {
+		h.marking[s] = struct{}{}
+	}
+}
+
+// asked says whether a mark at the revision would answer somebody.
+func (s *subscription) asked(at store.Revision) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wanted != 0 && at >= s.wanted
+}
+
+// answered notes that a mark at the revision is given. more is the revision of a
+// later one that is still wanted, 0 for none.
+func (s *subscription) answered(at store.Revision) (more store.Revision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wanted = 0; s.wantedLast > at {
+		return s.wantedLast
+	}
+	s.wantedLast = 0
+	return 0
 }
 
 func (s *subscription) wakeUp() {
@@ -211,7 +270,14 @@ func (s *subscription) read() (events []store.Event, closed bool, err error) {
 	s.delivered = max(s.delivered, complete)
 	// A watch from a revision ahead of the shard gets no mark before the shard is
 	// there.
-	if at := view.Revision(); s.progress && complete >= at && s.delivered <= at && at > s.marked {
+	at := view.Revision()
+	if complete < at || s.delivered > at || !s.progress && !s.asked(at) {
+		return events, closed, nil
+	}
+	if more := s.answered(at); more != 0 {
+		s.want(more)
+	}
+	if at > s.marked {
 		s.marked = at
 		events = append(events, store.Event{Revision: at, Progress: true})
 	}

@@ -126,8 +126,53 @@ func TestSlowSubscriptionsAreCutAndIdleOnesAreNot(t *testing.T) {
 	}
 	slow.stop()
 	idle.stop()
-	if n := a.hub.byPrefix.Len() + len(a.hub.progress); n != 0 {
+	if n := a.hub.byPrefix.Len() + len(a.hub.progress) + len(a.hub.marking); n != 0 {
 		t.Errorf("%d subscriptions are left", n)
+	}
+}
+
+// TestMarksComeWhenAskedFor: a subscription without events stays asleep until the
+// shard is where somebody wants to know it.
+func TestMarksComeWhenAskedFor(t *testing.T) {
+	a := newApplier(store.Limits{})
+	a.put("busy")
+	s := subscribe(t, a.hub, WatchOptions{Prefix: "idle"})
+	<-s.wake // a new one looks once
+	if events, _, err := s.read(); err != nil || len(events) != 0 {
+		t.Fatalf("unasked: %v, %v", events, err)
+	}
+	at := a.store.View().Revision()
+	s.want(0)
+	if events, err := s.next(context.Background()); err != nil || len(events) != 1 || events[0].Revision != at {
+		t.Fatalf("at once: %v, %v", events, err)
+	}
+	s.want(at + 5*store.Tick)
+	s.want(at + 2*store.Tick)
+	for _, want := range []store.Revision{at + 2*store.Tick, at + 5*store.Tick} {
+		s.drain()
+		for a.store.View().Revision() < want {
+			if s.drain() {
+				t.Errorf("woken at %v for %v", a.store.View().Revision(), want)
+			}
+			a.put("busy")
+		}
+		events, err := s.next(context.Background())
+		if err != nil || len(events) != 1 || !events[0].Progress || events[0].Revision != want {
+			t.Fatalf("at %v: %v, %v", want, events, err)
+		}
+	}
+	if n := len(a.hub.marking); n != 0 {
+		t.Errorf("%d still wait for a mark", n)
+	}
+}
+
+// drain says whether the subscription was woken, and forgets it.
+func (s *subscription) drain() bool {
+	select {
+	case <-s.wake:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -47,7 +47,8 @@ type WatchOptions struct {
 	// ahead of the shard is allowed: events up to it are left out.
 	After store.Revision
 	// Progress asks for a progress mark at the end of every batch, and whenever the
-	// shard's revision has advanced without an event for this watch.
+	// shard's revision has advanced without an event for this watch. Whoever needs
+	// one now and then asks with Watch.Mark instead.
 	Progress bool
 }
 

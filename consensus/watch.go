@@ -14,6 +14,10 @@ type Watch struct {
 	cancel context.CancelFunc
 	mu     sync.Mutex
 	err    error
+	// source is where the watch reads from, nil between two; wanted is the highest
+	// revision that a mark was asked for at.
+	source source
+	wanted store.Revision
 }
 
 // Events delivers batches in revision order. It is closed when the watch ends; then
@@ -32,6 +36,29 @@ func (w *Watch) Err() error {
 // are dropped.
 func (w *Watch) Stop() { w.cancel() }
 
+// Mark asks for one progress mark, as soon as the shard is at or above the revision
+// and everything up to there was delivered; with 0 at once. A mark that would say
+// nothing new is left out. It costs nobody else anything, unlike
+// WatchOptions.Progress, which wakes the watch at every change of the shard.
+func (w *Watch) Mark(rev store.Revision) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wanted = max(w.wanted, rev, 1)
+	if w.source != nil {
+		w.source.want(max(rev, 1))
+	}
+}
+
+// read makes src the watch's source, nil for none.
+func (w *Watch) read(src source) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.source = src
+	if src != nil && w.wanted != 0 {
+		src.want(w.wanted)
+	}
+}
+
 // source is where a watch reads from: a local replica or a peer.
 type source interface {
 	// next waits for events. Errors: ctx's; errSourceClosed or tryAgain when
@@ -39,6 +66,8 @@ type source interface {
 	next(ctx context.Context) ([]store.Event, error)
 	// position is the revision up to which everything was returned by next.
 	position() store.Revision
+	// want asks for a progress mark at or above the revision.
+	want(rev store.Revision)
 	stop()
 }
 
@@ -68,7 +97,7 @@ func (h *Host) Watch(ctx context.Context, shard uint64, opts WatchOptions) (*Wat
 		defer cancel()
 		stopped := context.AfterFunc(h.ctx, cancel)
 		defer stopped()
-		err := h.pump(ctx, shard, opts, src, w.events)
+		err := h.pump(ctx, shard, opts, src, w)
 		if ctx.Err() != nil {
 			err = nil
 		}
@@ -83,8 +112,10 @@ func (h *Host) Watch(ctx context.Context, shard uint64, opts WatchOptions) (*Wat
 }
 
 // pump passes events on and finds a new source where the old one ended.
-func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src source, out chan<- []store.Event) error {
+func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src source, w *Watch) error {
+	w.read(src)
 	defer func() {
+		w.read(nil)
 		if src != nil {
 			src.stop()
 		}
@@ -93,7 +124,7 @@ func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src so
 		events, err := src.next(ctx)
 		if len(events) > 0 {
 			select {
-			case out <- events:
+			case w.events <- events:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -106,10 +137,12 @@ func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src so
 			return err
 		}
 		opts.After = src.position()
+		w.read(nil)
 		src.stop()
 		if src, err = h.reopenSource(ctx, shard, opts); err != nil {
 			return err
 		}
+		w.read(src)
 	}
 }
 
