@@ -10,8 +10,13 @@ import (
 	"shoal/consensus/store"
 )
 
-// watchBatch is how many events a watch delivers at once at most.
-const watchBatch = 512
+// watchBatch is how many events a watch delivers at once at most, watchBatchBytes
+// the size of their values from which on it takes no further one: what a reader
+// that has stopped reading keeps in memory.
+const (
+	watchBatch      = 512
+	watchBatchBytes = 1 << 20
+)
 
 // errSourceClosed ends a subscription whose replica stopped.
 var errSourceClosed = errors.New("replica stopped")
@@ -258,7 +263,7 @@ func (s *subscription) read() (events []store.Event, closed bool, err error) {
 
 	complete := view.Revision()
 	if unread != 0 {
-		events, complete, err = view.Events(max(unread-1, s.delivered), s.prefix, watchBatch)
+		events, complete, err = view.Events(max(unread-1, s.delivered), s.prefix, watchBatch, watchBatchBytes)
 		if err != nil {
 			return nil, closed, ErrSlowWatcher
 		}

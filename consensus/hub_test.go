@@ -78,7 +78,7 @@ func TestSubscriptionsSeeEveryEventOnce(t *testing.T) {
 }
 
 func checkDelivery(t *rapid.T, v store.View, prefix string, got []store.Event) {
-	want, _, err := v.Events(0, prefix, 1<<30)
+	want, _, err := v.Events(0, prefix, 1<<30, 1<<40)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -248,9 +248,10 @@ func checkEvents(t *rapid.T, v View, m *model, from Revision, prefix string) {
 			want = append(want, ev)
 		}
 	}
+	limit, size := rapid.IntRange(1, 3).Draw(t, "limit"), rapid.IntRange(0, 20).Draw(t, "size")
 	var got []Event
 	for at := from; ; {
-		events, complete, err := v.Events(at, prefix, 2)
+		events, complete, err := v.Events(at, prefix, limit, size)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -299,7 +300,7 @@ func TestHistoryIsBoundedByBytes(t *testing.T) {
 	if s.history.bytes > 10_000 || len(v.s.history) < 20 {
 		t.Fatalf("history holds %d bytes in %d records", s.history.bytes, len(v.s.history))
 	}
-	if _, _, err := v.Events(v.Floor()-1, "", 10); !errors.Is(err, ErrCompacted) {
+	if _, _, err := v.Events(v.Floor()-1, "", 10, 1<<20); !errors.Is(err, ErrCompacted) {
 		t.Errorf("events below the floor: %v", err)
 	}
 	if _, err := v.At(v.Floor()-1, Range{}); !errors.Is(err, ErrCompacted) {

@@ -93,3 +93,6 @@ type Event struct {
 	// key.
 	Progress bool
 }
+
+// Size is what the event's values hold in memory, in bytes.
+func (e *Event) Size() int { return len(e.Value) + len(e.Prev) }

@@ -143,21 +143,25 @@ func prefixEnd(prefix string) string {
 }
 
 // Events returns the changes above the revision of keys with the prefix, oldest
-// first, at most limit of them, and the revision up to which they are complete.
+// first, and the revision up to which they are complete. They are at most limit, and
+// no more once their values have the given size in bytes.
 // Error: ErrCompacted if the history does not reach back to the revision.
-func (v View) Events(afterRev Revision, prefix string, limit int) ([]Event, Revision, error) {
+func (v View) Events(afterRev Revision, prefix string, limit, size int) ([]Event, Revision, error) {
 	if afterRev < v.s.floor {
 		return nil, 0, ErrCompacted
 	}
 	var events []Event
+	held := 0
 	for _, rec := range after(v.s.history, afterRev) {
 		if !strings.HasPrefix(rec.key(), prefix) {
 			continue
 		}
-		if len(events) == limit {
-			return events, events[limit-1].Revision, nil
+		if n := len(events); n > 0 && (n >= limit || held >= size) {
+			return events, events[n-1].Revision, nil
 		}
-		events = append(events, rec.event())
+		ev := rec.event()
+		held += ev.Size()
+		events = append(events, ev)
 	}
 	return events, max(v.s.last, afterRev), nil
 }

@@ -120,6 +120,7 @@ type Storage struct {
 
 	estimateSize atomic.Bool
 	recent       recentEvents
+	journals     journals
 
 	mu      sync.Mutex
 	watches map[*watcher]struct{}
@@ -171,6 +172,7 @@ func New(c Config) (*Storage, error) {
 		markCorrupt:    utilfeature.DefaultFeatureGate.Enabled(features.AllowUnsafeMalformedObjectDeletion),
 		watches:        map[*watcher]struct{}{},
 	}
+	s.journals.s = s
 	if s.markCorrupt {
 		s.transformer = corruptMarker{s.transformer}
 	}

@@ -66,7 +66,7 @@ func watchError(err error) error {
 	switch {
 	case errors.Is(err, consensus.ErrCompacted):
 		return apierrors.NewResourceExpired(watchExpired)
-	case errors.Is(err, consensus.ErrSlowWatcher), errors.Is(err, errBacklog):
+	case errors.Is(err, consensus.ErrSlowWatcher), errors.Is(err, errUnordered):
 		return apierrors.NewTimeoutError(err.Error(), 1)
 	default:
 		return apiError(err)

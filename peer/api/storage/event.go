@@ -56,18 +56,18 @@ func eventIf(happened bool, kind watch.EventType, obj runtime.Object) *watch.Eve
 // object is the object after the change, or before it with the change's revision.
 // matched says whether the watch's selector accepts it.
 func (w *watcher) object(change store.Event, before bool) (obj runtime.Object, matched bool, err error) {
+	sealed := change.Value
+	if before {
+		sealed = change.Prev
+	}
 	decode := func() (runtime.Object, error) {
-		sealed := change.Value
-		if before {
-			sealed = change.Prev
-		}
 		data, _, err := w.s.open(w.ctx, change.Key, sealed)
 		if err != nil {
 			return nil, err
 		}
 		return w.s.decodeNew(data, nil, change.Revision)
 	}
-	inner, obj, err := w.s.recent.object(eventID{change.Revision, before}, decode)
+	inner, obj, err := w.s.recent.object(eventID{change.Revision, before}, len(sealed), decode)
 	if err != nil {
 		return nil, false, err
 	}

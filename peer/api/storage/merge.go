@@ -14,13 +14,14 @@ import (
 type merger struct {
 	lanes []lane
 	ready laneHeap
-	count int
 }
 
 // lane is one shard's stream. Its queue is in revision order.
 type lane struct {
 	shard uint64
 	queue []store.Event
+	// size is that of the queue's values, in bytes.
+	size int
 	// closed is the revision up to which every event of the shard is in the queue or
 	// was released.
 	closed store.Revision
@@ -44,7 +45,7 @@ func (m *merger) push(index int, batch []store.Event) {
 		l.closed = max(l.closed, closedThrough(event.Revision))
 		if !event.Progress {
 			l.queue = append(l.queue, event)
-			m.count++
+			l.size += event.Size()
 		}
 	}
 	if !waiting && len(l.queue) > 0 {
@@ -52,19 +53,30 @@ func (m *merger) push(index int, batch []store.Event) {
 	}
 }
 
-// release takes out the events whose place in the order is certain.
-func (m *merger) release() []store.Event {
+// crowded says whether the stream's waiting events are at least as many, or their
+// values at least as large.
+func (m *merger) crowded(index, events, size int) bool {
+	l := &m.lanes[index]
+	return len(l.queue) >= events || l.size >= size
+}
+
+// release takes out events whose place in the order is certain, up to a number and
+// about a size in bytes; at least one if there is one.
+func (m *merger) release(events, size int) []store.Event {
 	var released []store.Event
+	taken := 0
 	horizon := m.horizon()
-	for m.ready.Len() > 0 {
+	for m.ready.Len() > 0 && len(released) < events && taken < size {
 		index := m.ready.indexes[0]
 		l := &m.lanes[index]
 		if l.queue[0].Revision > horizon {
 			break
 		}
 		released = append(released, l.queue[0])
+		taken += l.queue[0].Size()
+		l.size -= l.queue[0].Size()
+		l.queue[0] = store.Event{} // the array lives on
 		l.queue = l.queue[1:]
-		m.count--
 		if len(l.queue) > 0 {
 			heap.Fix(&m.ready, 0)
 			continue

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,8 +14,15 @@ import (
 	"shoal/consensus/store"
 )
 
-// recentCapacity is how many objects of recent events are kept for other watches.
-const recentCapacity = 64
+const (
+	// recentCapacity and recentBytes bound how many objects of recent events are kept
+	// for other watches, and the size of their stored form; recentAge is for how
+	// long. Watches come to an event at very different times while many events come
+	// at once, and what one has dropped the next decodes again.
+	recentCapacity = 4096
+	recentBytes    = 4 << 20
+	recentAge      = 2 * time.Second
+)
 
 // recentEvents lets the watches of one resource share the work of decoding an
 // event's object, and of encoding it again for their clients.
@@ -22,7 +30,17 @@ type recentEvents struct {
 	mu      sync.Mutex
 	enabled bool
 	objects map[eventID]*sharedObject
-	order   []eventID
+	order   []recentEvent
+	size    int
+	// sweeping says that a timer will drop what has become old.
+	sweeping bool
+}
+
+// recentEvent is a kept object's place in the queue.
+type recentEvent struct {
+	id    eventID
+	size  int
+	added time.Time
 }
 
 // eventID names an object of an event: the one after the change, or before it.
@@ -38,13 +56,13 @@ func (r *recentEvents) shared(on bool) {
 	defer r.mu.Unlock()
 	r.enabled = on
 	if !on {
-		r.objects, r.order = nil, nil
+		r.objects, r.order, r.size = nil, nil, 0
 	}
 }
 
 // object returns the event's object twice: for reading, and in the form to hand to a
-// watch's reader. Neither must be changed.
-func (r *recentEvents) object(id eventID, decode func() (runtime.Object, error)) (read, hand runtime.Object, err error) {
+// watch's reader. Neither must be changed. size is that of the stored form.
+func (r *recentEvents) object(id eventID, size int, decode func() (runtime.Object, error)) (read, hand runtime.Object, err error) {
 	r.mu.Lock()
 	if !r.enabled {
 		r.mu.Unlock()
@@ -54,23 +72,48 @@ func (r *recentEvents) object(id eventID, decode func() (runtime.Object, error))
 	shared := r.objects[id]
 	if shared == nil {
 		shared = &sharedObject{}
-		r.add(id, shared)
+		r.add(recentEvent{id: id, size: size, added: time.Now()}, shared)
 	}
 	r.mu.Unlock()
 	shared.decoded.Do(func() { shared.obj, shared.err = decode() })
 	return shared.obj, shared, shared.err
 }
 
-func (r *recentEvents) add(id eventID, obj *sharedObject) {
+func (r *recentEvents) add(event recentEvent, obj *sharedObject) {
 	if r.objects == nil {
 		r.objects = map[eventID]*sharedObject{}
 	}
-	if len(r.order) == recentCapacity {
-		delete(r.objects, r.order[0])
-		r.order = r.order[1:]
+	r.objects[event.id] = obj
+	r.order = append(r.order, event)
+	r.size += event.size
+	for len(r.order) > recentCapacity || r.size > recentBytes && len(r.order) > 1 {
+		r.drop()
 	}
-	r.objects[id] = obj
-	r.order = append(r.order, id)
+	if !r.sweeping {
+		r.sweeping = true
+		time.AfterFunc(recentAge, r.sweep)
+	}
+}
+
+// drop lets the oldest go.
+func (r *recentEvents) drop() {
+	delete(r.objects, r.order[0].id)
+	r.size -= r.order[0].size
+	r.order = r.order[1:]
+}
+
+// sweep drops what is old, and comes again as long as something is left.
+func (r *recentEvents) sweep() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.order) > 0 && time.Since(r.order[0].added) >= recentAge {
+		r.drop()
+	}
+	if r.sweeping = len(r.order) > 0; r.sweeping {
+		time.AfterFunc(recentAge, r.sweep)
+	} else {
+		r.objects, r.order = nil, nil
+	}
 }
 
 // sharedObject is an object that several watches hand out. It implements

@@ -11,9 +11,11 @@ import (
 )
 
 const (
-	// maxBacklog bounds how many events a merged stream holds back for a shard that
-	// cannot close, because it has no quorum, or for a reader that does not read.
-	maxBacklog = 10000
+	// maxBacklog and maxBacklogBytes bound how many events a merged stream takes out
+	// of one shard's history while they wait, for a shard that cannot close or for a
+	// reader that does not read. What else waits does so in the history.
+	maxBacklog      = 1000
+	maxBacklogBytes = 1 << 20
 	// closeRetry is the pause after a failed attempt to close a shard, closeInterval
 	// the shortest time between two attempts: under load other shards' own writes
 	// close them, and many events share one attempt. It is also how far one kind's
@@ -23,8 +25,9 @@ const (
 	closeInterval = 10 * time.Millisecond
 )
 
-// errBacklog ends a merged stream that had to hold back too much.
-var errBacklog = errors.New("too many events are waiting for a shard that cannot confirm their order")
+// errUnordered ends a merged stream that waited for a shard for longer than the
+// other shards' histories reach.
+var errUnordered = errors.New("events waited too long for a shard that cannot confirm their order")
 
 // stream is the events of some shards' keys, in revision order.
 type stream struct {
@@ -40,7 +43,15 @@ type stream struct {
 // have been delivered.
 type batch struct {
 	events   []store.Event
+	size     int // of the events' values, in bytes
 	frontier store.Revision
+}
+
+func (b *batch) add(events []store.Event) {
+	for i := range events {
+		b.size += events[i].Size()
+	}
+	b.events = append(b.events, events...)
 }
 
 // openStream starts delivering the events of the keys with a prefix after a
@@ -51,9 +62,7 @@ func (s *Storage) openStream(ctx context.Context, shards []uint64, prefix string
 	for _, shard := range shards {
 		// A shard's own revision at or below after: marks of its progress are then
 		// never held back for being below. 0 would mean from now on.
-		watch, err := s.host.Watch(ctx, shard, consensus.WatchOptions{
-			Prefix: prefix, After: max(onShard(shard, after), 1), Progress: true,
-		})
+		watch, err := s.host.Watch(ctx, shard, consensus.WatchOptions{Prefix: prefix, After: max(onShard(shard, after), 1)})
 		if err != nil {
 			for _, opened := range watches {
 				opened.Stop()
@@ -80,7 +89,8 @@ func (st *stream) single(ctx context.Context, watch *consensus.Watch, after stor
 		select {
 		case <-ctx.Done():
 			return
-		case <-st.advance: // a single shard's frontier is as new as it can be
+		case <-st.advance:
+			watch.Mark(0)
 		case events, open := <-watch.Events():
 			if !open {
 				st.err = watch.Err()
@@ -110,13 +120,15 @@ type fan struct {
 	shards  []uint64
 	watches []*consensus.Watch
 	merger  *merger
-	// closed reports attempts to close a shard; closing and asked say what is under
-	// way and what was confirmed, per shard.
+	// closed reports attempts to close a shard; closing says which are under way,
+	// agreed what was confirmed, and marked what a mark was asked for at, per shard.
 	closed  chan attempt
 	closing []bool
-	asked   []store.Revision
-	// target is the revision up to which the frontier was asked to advance.
-	target store.Revision
+	agreed  []store.Revision
+	marked  []store.Revision
+	// advancing is until when the frontier is to follow the newest revision of any
+	// shard, without an event that asks for it.
+	advancing time.Time
 }
 
 type attempt struct {
@@ -131,7 +143,8 @@ func newFan(host *consensus.Host, shards []uint64, watches []*consensus.Watch, a
 		merger:  newMerger(shards, after),
 		closed:  make(chan attempt, len(shards)),
 		closing: make([]bool, len(shards)),
-		asked:   make([]store.Revision, len(shards)),
+		agreed:  make([]store.Revision, len(shards)),
+		marked:  make([]store.Revision, len(shards)),
 	}
 }
 
@@ -146,16 +159,15 @@ func (f *fan) run(ctx context.Context, st *stream) {
 	var next batch
 	var reported store.Revision
 	for {
-		next.events = append(next.events, f.merger.release()...)
-		next.frontier = f.merger.frontier()
+		if len(next.events) < maxBacklog && next.size < maxBacklogBytes {
+			next.add(f.merger.release(maxBacklog, maxBacklogBytes))
+			next.frontier = f.merger.frontier()
+		}
 		choice[caseOut].Chan, choice[caseOut].Send = reflect.Value{}, reflect.Value{}
 		if len(next.events) > 0 || next.frontier > reported {
 			choice[caseOut].Chan, choice[caseOut].Send = reflect.ValueOf(st.batches), reflect.ValueOf(next)
 		}
-		if f.merger.count+len(next.events) > maxBacklog {
-			st.err = errBacklog
-			return
-		}
+		f.receive(choice)
 		f.close(ctx)
 		switch chosen, received, open := reflect.Select(choice); chosen {
 		case caseDone:
@@ -164,17 +176,17 @@ func (f *fan) run(ctx context.Context, st *stream) {
 			reported = next.frontier
 			next = batch{}
 		case caseAdvance:
-			f.target = f.merger.highest()
+			f.advance()
 		case caseClosed:
 			a := received.Interface().(attempt)
 			f.closing[a.index] = false
 			if a.err == nil {
-				f.asked[a.index] = max(f.asked[a.index], a.upTo)
+				f.agreed[a.index] = max(f.agreed[a.index], a.upTo)
 			}
 		default:
 			index := chosen - firstWatch
 			if !open {
-				st.err = f.watches[index].Err()
+				st.err = f.ended(index)
 				return
 			}
 			f.merger.push(index, received.Interface().([]store.Event))
@@ -182,8 +194,17 @@ func (f *fan) run(ctx context.Context, st *stream) {
 	}
 }
 
+// ended says why a shard's watch ended.
+func (f *fan) ended(index int) error {
+	err := f.watches[index].Err()
+	if errors.Is(err, consensus.ErrSlowWatcher) && len(f.merger.behind(f.merger.newestWaiting())) > 0 {
+		return errUnordered
+	}
+	return err
+}
+
 // The cases of a fan's select. A goroutine per shard to feed one channel would cost
-// more: every watch of an informer over all namespaces is a fan.
+// more.
 const (
 	caseDone = iota
 	caseOut
@@ -208,18 +229,47 @@ func (f *fan) choice(ctx context.Context, st *stream) []reflect.SelectCase {
 	return choice
 }
 
-// close asks the shards that keep events or a requested frontier waiting to close.
-// Once a shard has agreed, its watch delivers a mark of its own; it is not asked
-// twice for the same revision.
+// receive listens to the shards whose events would not only add to a backlog.
+// Nobody else waits for a shard with waiting events, so that cannot block the merge.
+func (f *fan) receive(choice []reflect.SelectCase) {
+	for i, watch := range f.watches {
+		choice[firstWatch+i].Chan = reflect.Value{}
+		if !f.merger.crowded(i, maxBacklog, maxBacklogBytes) {
+			choice[firstWatch+i].Chan = reflect.ValueOf(watch.Events())
+		}
+	}
+}
+
+// advance finds out how far the shards are.
+func (f *fan) advance() {
+	f.advancing = time.Now().Add(bookmarkPatience)
+	for _, watch := range f.watches {
+		watch.Mark(0)
+	}
+}
+
+// close asks the shards that keep events or a requested frontier waiting to tell
+// when they have passed, and to close if they have not.
 func (f *fan) close(ctx context.Context) {
-	upTo := max(f.merger.newestWaiting(), f.target)
+	upTo := f.merger.newestWaiting()
+	if time.Now().Before(f.advancing) {
+		upTo = max(upTo, f.merger.highest())
+	}
 	if upTo == 0 {
 		return
 	}
 	for _, index := range f.merger.behind(upTo) {
-		target := closeTarget(f.shards[index], upTo)
-		if f.closing[index] || f.asked[index] >= target {
+		shard := f.shards[index]
+		target := closeTarget(shard, upTo)
+		if f.marked[index] < target {
+			f.marked[index] = target
+			f.watches[index].Mark(target)
+		}
+		if f.closing[index] || f.agreed[index] >= target {
 			continue
+		}
+		if view, here := f.host.Local(shard); here && view.Revision() >= target {
+			continue // the mark is on its way
 		}
 		f.closing[index] = true
 		go f.attempt(ctx, index, target)

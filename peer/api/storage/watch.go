@@ -18,7 +18,7 @@ import (
 const (
 	// resultBuffer is how many events a watch's reader may lag behind before the
 	// stream has to wait for it.
-	resultBuffer = 100
+	resultBuffer = 32
 	// bookmarkBeforeEnd is how long before the end of its context a watch gets a last
 	// bookmark, so that the next one can go on from a recent revision.
 	bookmarkBeforeEnd = 2 * time.Second
@@ -104,11 +104,11 @@ func (w *watcher) Stop() { w.cancel() }
 type begun struct {
 	shards []uint64
 	snap   snapshot
-	stream *stream
+	cursor *cursor
 	failed error
 }
 
-// start finds the revision that the watch begins at, and opens the stream there
+// start finds the revision that the watch begins at, and opens the cursor there
 // unless a list has to come first.
 func (w *watcher) start(after store.Revision, opts kstorage.ListOptions) (begun, error) {
 	var b begun
@@ -135,7 +135,7 @@ func (w *watcher) start(after store.Revision, opts kstorage.ListOptions) (begun,
 		b.snap.rev, err = after, w.s.closeAll(w.ctx, b.shards, after)
 	}
 	if err == nil && !w.wantInitial {
-		b.stream, err = w.s.openStream(w.ctx, b.shards, w.key, b.snap.rev)
+		b.cursor, err = w.s.openCursor(w.ctx, b.shards, w.key, b.snap.rev)
 	}
 	if errors.Is(err, consensus.ErrCompacted) || w.ctx.Err() != nil {
 		b.failed = err
@@ -178,31 +178,42 @@ func (w *watcher) deliver(b begun) error {
 			return err
 		}
 		utilflowcontrol.WatchInitialized(w.ctx)
-		stream, err := w.s.openStream(w.ctx, b.shards, w.key, b.snap.rev)
+		cursor, err := w.s.openCursor(w.ctx, b.shards, w.key, b.snap.rev)
 		if err != nil {
 			return err
 		}
-		b.stream = stream
+		b.cursor = cursor
 	}
+	defer b.cursor.close()
 	bookmark := time.NewTimer(w.nextBookmark())
 	defer bookmark.Stop()
 	var due <-chan time.Time
 	for {
+		own, ready := b.cursor.sources()
 		select {
 		case <-w.ctx.Done():
 			return nil
-		case next, open := <-b.stream.batches:
+		case next, open := <-own:
 			if !open {
-				return b.stream.err
+				return b.cursor.own.err
 			}
+			b.cursor.took(next)
 			if err := w.forward(next); err != nil {
 				return err
 			}
+		case <-ready:
+			next, err := b.cursor.take()
+			if err == nil {
+				err = w.forward(next)
+			}
+			if err != nil {
+				return err
+			}
 		case <-bookmark.C:
-			due = w.askBookmark(b.stream)
+			due = w.askBookmark(b.cursor)
 			bookmark.Reset(w.nextBookmark())
 		case <-w.poke:
-			due = w.askBookmark(b.stream)
+			due = w.askBookmark(b.cursor)
 		case <-due:
 			due = nil
 			if err := w.bookmark(); err != nil {
@@ -225,14 +236,11 @@ func (w *watcher) nextBookmark() time.Duration {
 }
 
 // askBookmark lets lagging shards close, and says when to send what has come of it.
-func (w *watcher) askBookmark(st *stream) <-chan time.Time {
+func (w *watcher) askBookmark(c *cursor) <-chan time.Time {
 	if !w.bookmarks {
 		return nil
 	}
-	select {
-	case st.advance <- struct{}{}:
-	default:
-	}
+	c.advance()
 	return time.After(bookmarkPatience)
 }
 
