@@ -10,6 +10,7 @@ import (
 
 	"github.com/lni/dragonboat/v4"
 
+	"shoal/consensus/logstore"
 	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
 )
@@ -19,6 +20,7 @@ type Host struct {
 	cfg   Config
 	disk  *disk
 	nh    *dragonboat.NodeHost
+	logs  *logstore.Factory
 	clock clock
 
 	leaders    leaders
@@ -73,7 +75,8 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	h.leaders.changed = &h.changed
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)
-	if h.nh, err = openNodeHost(cfg, &transportFactory{cfg}, &h.leaders, raftEvents{h}); err != nil {
+	h.logs = &logstore.Factory{Failed: func(err error) { cfg.Logger.Error("log store", "err", err) }, Logger: cfg.Logger}
+	if h.nh, err = openNodeHost(cfg, h.logs, &transportFactory{cfg}, &h.leaders, raftEvents{h}); err != nil {
 		h.cancel()
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"os"
@@ -10,12 +11,14 @@ import (
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
+
+	"shoal/consensus/logstore"
 )
 
 // openNodeHost starts dragonboat with the layout that was measured best for many
 // small raft groups on one disk: one pebble instance with small memtables and few
 // workers (4 MB on disk at start, 34 goroutines for 33 groups).
-func openNodeHost(cfg Config, t *transportFactory, l raftio.IRaftEventListener, e raftio.ISystemEventListener) (nh *dragonboat.NodeHost, err error) {
+func openNodeHost(cfg Config, logs *logstore.Factory, t *transportFactory, l raftio.IRaftEventListener, e raftio.ISystemEventListener) (nh *dragonboat.NodeHost, err error) {
 	cluster := fnv.New64a()
 	cluster.Write([]byte(cfg.ClusterID)) //nolint:errcheck // a hash never fails
 	logdb := config.GetSmallMemLogDBConfig()
@@ -33,7 +36,7 @@ func openNodeHost(cfg Config, t *transportFactory, l raftio.IRaftEventListener, 
 	}()
 	dir := filepath.Join(cfg.Dir, "raft")
 	if cfg.FS == nil {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), followHostname(dir)); err != nil {
 			return nil, fmt.Errorf("start raft: %w", err)
 		}
 	}
@@ -48,6 +51,7 @@ func openNodeHost(cfg Config, t *transportFactory, l raftio.IRaftEventListener, 
 			TransportFactory: t,
 			Engine:           engine,
 			LogDB:            logdb,
+			LogDBFactory:     logs,
 			FS:               cfg.FS,
 		},
 	})
@@ -78,4 +82,34 @@ func (h *Host) replicaConfig(r diskReplica) config.Config {
 		MaxInMemLogSize:     64 << 20,
 		OrderedConfigChange: true,
 	}
+}
+
+// raftStatus is dragonboat's file that says, among other things, which host a folder is of.
+const raftStatus = "dragonboat.ds"
+
+// followHostname lets a folder open after its host was renamed. dragonboat keeps everything below a folder with the host's name and
+// refuses another; here a peer is its key, which consensus.json has compared already, and not its host.
+func followHostname(dir string) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var folders []string
+	for _, e := range entries {
+		if e.IsDir() {
+			folders = append(folders, e.Name())
+		}
+	}
+	if len(folders) != 1 || folders[0] == host {
+		return nil
+	}
+	// The status goes first: without it, and with the folder still under its old name, this is simply tried again.
+	if err := os.Remove(filepath.Join(dir, raftStatus)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Rename(filepath.Join(dir, folders[0]), filepath.Join(dir, host))
 }
