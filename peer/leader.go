@@ -170,7 +170,9 @@ func (l *leader) settle(ctx context.Context, done turn.Piece, err error) {
 		l.state.Failed(done, "", time.Now())
 	default:
 		l.log.Warn("a decision could not be committed", "for", fmt.Sprintf("%s %s", done.Ref.Kind, done.Ref.NamespacedName), "error", err)
-		l.state.Failed(done, err.Error(), time.Now())
+		for _, event := range l.state.Failed(done, err.Error(), time.Now()) {
+			l.events.record(event)
+		}
 	}
 }
 

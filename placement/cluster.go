@@ -75,7 +75,7 @@ type View struct {
 	Budgets         Table[*policyv1.PodDisruptionBudget]
 
 	dirty    map[Ref]struct{}
-	failures map[types.UID]string // by controller
+	failures map[types.UID]failure // by controller
 }
 
 // NewView returns an empty view.
@@ -91,7 +91,7 @@ func NewView() *View {
 		ended:      map[types.NamespacedName]*Pod{},
 		imageNodes: map[string]int{},
 		dirty:      map[Ref]struct{}{},
-		failures:   map[types.UID]string{},
+		failures:   map[types.UID]failure{},
 	}
 }
 
@@ -125,6 +125,7 @@ func (v *View) Delete(obj Object) bool {
 			return false
 		}
 		if old != nil {
+			delete(v.failures, old.GetUID())
 			v.touch(old)
 		}
 	}

@@ -15,6 +15,7 @@ type Table[T Object] struct {
 	byKey map[types.NamespacedName]T
 	in    map[string]map[string]T
 	of    map[types.UID]map[types.NamespacedName]T
+	free  map[string]map[string]T // by namespace: those without a controller
 }
 
 // Get returns the object of that name, if there is one.
@@ -35,11 +36,15 @@ func (t *Table[T]) In(namespace string) []T { return sorted(t.in[namespace]) }
 // Of lists the objects whose controller has that UID.
 func (t *Table[T]) Of(controller types.UID) []T { return sorted(t.of[controller]) }
 
+// Orphans lists the objects of one namespace that have no controller.
+func (t *Table[T]) Orphans(namespace string) []T { return sorted(t.free[namespace]) }
+
 func (t *Table[T]) put(o T) {
 	if t.byKey == nil {
 		t.byKey = map[types.NamespacedName]T{}
 		t.in = map[string]map[string]T{}
 		t.of = map[types.UID]map[types.NamespacedName]T{}
+		t.free = map[string]map[string]T{}
 	}
 	key := keyOf(o)
 	t.delete(key)
@@ -47,6 +52,8 @@ func (t *Table[T]) put(o T) {
 	addTo(t.in, key.Namespace, key.Name, o)
 	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
 		addTo(t.of, ref.UID, key, o)
+	} else {
+		addTo(t.free, key.Namespace, key.Name, o)
 	}
 }
 
@@ -59,6 +66,8 @@ func (t *Table[T]) delete(key types.NamespacedName) (T, bool) {
 	dropFrom(t.in, key.Namespace, key.Name)
 	if ref := metav1.GetControllerOfNoCopy(old); ref != nil {
 		dropFrom(t.of, ref.UID, key)
+	} else {
+		dropFrom(t.free, key.Namespace, key.Name)
 	}
 	return old, true
 }

@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -305,23 +304,14 @@ func TestCertificateRequests(t *testing.T) {
 
 func TestWorkloads(t *testing.T) {
 	namespace(t, "working")
-	two := int32(2)
-	set := &appsv1.StatefulSet{
-		ObjectMeta: metav1.ObjectMeta{Name: "db"},
-		Spec: appsv1.StatefulSetSpec{
-			Replicas: &two, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}, Template: template("db"),
-			PodManagementPolicy: appsv1.ParallelPodManagement,
-		},
-	}
-	must(client.AppsV1().StatefulSets("working").Create(t.Context(), set, metav1.CreateOptions{}))(t)
 	job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "once"}, Spec: batchv1.JobSpec{Template: template("once")}}
 	job.Spec.Template.Labels = nil
 	job.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
 	must(client.BatchV1().Jobs("working").Create(t.Context(), job, metav1.CreateOptions{}))(t)
 	eventually(t, func() error {
 		pods, err := client.CoreV1().Pods("working").List(t.Context(), metav1.ListOptions{})
-		if err == nil && len(pods.Items) != 3 {
-			return fmt.Errorf("%d pods, want db-0, db-1 and the job's", len(pods.Items))
+		if err == nil && len(pods.Items) != 1 {
+			return fmt.Errorf("%d pods, want the job's", len(pods.Items))
 		}
 		return err
 	})

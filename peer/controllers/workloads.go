@@ -11,13 +11,11 @@ import (
 	"k8s.io/kubernetes/pkg/controller/daemon"
 	"k8s.io/kubernetes/pkg/controller/disruption"
 	"k8s.io/kubernetes/pkg/controller/job"
-	"k8s.io/kubernetes/pkg/controller/statefulset"
 )
 
 // workloads run only where package placement does not decide for these kinds.
 var workloads = []named{
 	{"daemon-set-controller", daemonSets},
-	{"statefulset-controller", statefulSets},
 	{"job-controller", jobs},
 	{"cronjob-controller", cronJobs},
 	{"disruption-controller", disruptionBudgets},
@@ -33,16 +31,6 @@ func daemonSets(ctx context.Context, e *environment, name string) (runner, error
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
-}
-
-func statefulSets(ctx context.Context, e *environment, name string) (runner, error) {
-	client, err := e.clientOf(name)
-	if err != nil {
-		return nil, err
-	}
-	c := statefulset.NewStatefulSetController(ctx, e.informers.Core().V1().Pods(), e.informers.Apps().V1().StatefulSets(),
-		e.informers.Core().V1().PersistentVolumeClaims(), e.informers.Apps().V1().ControllerRevisions(), client)
 	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/placement"
@@ -227,27 +228,58 @@ func (l *Leader) evict(t *Turn, now time.Time) {
 }
 
 // Committed ends a piece: its events are the caller's to record.
-func (l *Leader) Committed(done Piece) { l.blame(done, "") }
+func (l *Leader) Committed(done Piece) {
+	for owner, pods := range created(done) {
+		l.view.Accept(owner, pods)
+	}
+}
 
-// Failed ends a piece that could not be committed at now. refusal is why, if somebody refused it; "" if the picture was old.
-func (l *Leader) Failed(done Piece, refusal string, now time.Time) {
+// Failed ends a piece that could not be committed at now. refusal is why, if somebody refused it; "" if the picture was old. It returns
+// events to record: the owners of refused pods say why these do not come.
+func (l *Leader) Failed(done Piece, refusal string, now time.Time) []placement.Event {
 	l.recheck(done.Ref, now.Add(RetryPlan))
 	if done.Ref.Kind == placement.KindPod {
 		delete(l.told, done.Ref.NamespacedName) // it has not been said
 	}
-	if refusal != "" {
-		l.blame(done, refusal)
+	if refusal == "" {
+		return nil
 	}
-}
-
-// blame tells the owner of refused pods why they do not come, so that its condition can say so, and with "" that they do.
-func (l *Leader) blame(done Piece, refusal string) {
+	pods := created(done)
+	for owner, n := range pods {
+		// An owner that is made by the same plan did not come to be either: it is its own owner that has to try fewer.
+		for _, change := range done.Plan.Changes {
+			if ref := metav1.GetControllerOfNoCopy(change.Object); ref != nil && change.Verb == placement.Create && change.Object.GetUID() == owner {
+				owner = ref.UID
+				break
+			}
+		}
+		l.view.Refuse(owner, n, refusal, now)
+	}
+	var events []placement.Event
 	for _, change := range done.Plan.Changes {
-		pod, ok := change.Object.(*corev1.Pod)
-		if !ok || change.Verb != placement.Create || len(pod.OwnerReferences) == 0 {
+		ref := metav1.GetControllerOfNoCopy(change.Object)
+		if ref == nil || pods[ref.UID] == 0 || len(change.Events) == 0 {
 			continue
 		}
-		l.view.SetFailure(pod.OwnerReferences[0].UID, refusal)
-		return
+		if _, isPod := change.Object.(*corev1.Pod); isPod && change.Verb == placement.Create {
+			event := change.Events[0]
+			event.Type, event.Reason, event.Message = corev1.EventTypeWarning, "FailedCreate", "Error creating: "+refusal
+			events = append(events, event)
+			delete(pods, ref.UID)
+		}
 	}
+	return events
+}
+
+// created counts the pods that a plan creates, by their controllers.
+func created(done Piece) map[types.UID]int {
+	pods := map[types.UID]int{}
+	for _, change := range done.Plan.Changes {
+		if _, isPod := change.Object.(*corev1.Pod); isPod && change.Verb == placement.Create {
+			if ref := metav1.GetControllerOfNoCopy(change.Object); ref != nil {
+				pods[ref.UID]++
+			}
+		}
+	}
+	return pods
 }

@@ -230,17 +230,54 @@ func TestAdoptionAndRelease(t *testing.T) {
 
 func TestFailureIsShown(t *testing.T) {
 	c := newCluster(t, one("v1"))
+	const message = "pods \"web\" is forbidden: exceeded quota"
+	// As many pods as are planned are refused, until the set is made without any.
+	for _, want := range []int{3, 1, 0} {
+		plan := PlanDeployment(c.View, c.deployment(), c.Now)
+		if got := len(plan.Changes) - 2; got != want {
+			t.Fatalf("%d pods planned, want %d", got, want)
+		}
+		if want > 0 {
+			c.View.Refuse(c.deployment().UID, want, message, c.Now)
+		}
+	}
 	c.plan()
 	rs := c.View.ReplicaSets.In("default")[0]
-	c.View.SetFailure(rs.UID, "pods \"web\" is forbidden: exceeded quota")
+	c.View.Refuse(rs.UID, 3, message, c.Now)
+	c.plan()
+	c.View.Accept(rs.UID, 1)
+	c.View.Refuse(rs.UID, 2, message, c.Now)
+	c.View.Refuse(rs.UID, 1, message, c.Now)
+	if plan := PlanDeployment(c.View, c.deployment(), c.Now); !plan.Recheck.Equal(c.Now.Add(time.Second)) {
+		t.Errorf("asks again at %s, want in a second", plan.Recheck)
+	}
 	c.plan()
 	if got := c.condition(appsv1.DeploymentReplicaFailure); got != "True FailedCreate" {
 		t.Errorf("failure: %q", got)
 	}
-	c.View.SetFailure(rs.UID, "")
+	c.Now = c.Now.Add(time.Second)
+	c.plan()
+	c.View.Accept(rs.UID, 1)
 	c.settle()
+	c.checkComplete(3)
 	if got := c.condition(appsv1.DeploymentReplicaFailure); got != "" {
 		t.Errorf("failure stays: %q", got)
+	}
+}
+
+// TestWaitingPodsAreBounded: pods that find no node are not multiplied for ever, and the set says so.
+func TestWaitingPodsAreBounded(t *testing.T) {
+	d := one("v1")
+	d.Spec.Replicas = ptr.To[int32](1_000_000)
+	c := newCluster(t, d)
+	for range 5 {
+		c.plan()
+	}
+	if n := len(c.Pods("default")); n != maxWaiting {
+		t.Errorf("%d pods wait, want %d", n, maxWaiting)
+	}
+	if got := c.condition(appsv1.DeploymentReplicaFailure); got != "True FailedCreate" {
+		t.Errorf("failure: %q", got)
 	}
 }
 

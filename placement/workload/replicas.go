@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/placement"
 )
@@ -14,12 +15,14 @@ import (
 type replicas struct {
 	owner
 	template        *corev1.PodTemplateSpec
+	account         types.UID // under which refused pods are recorded
 	want            int32
 	minReadySeconds int32
 	component       string // reporting controller of events
 
 	active      []*placement.Pod // claimed, not finished, not terminating
 	terminating int
+	waiting     int // active ones without a node
 	created     int
 	deleted     map[*placement.Pod]bool
 }
@@ -48,6 +51,9 @@ func (r *replicas) claimPods(v *placement.View, plan *placement.Plan) {
 				r.terminating++
 			default:
 				r.active = append(r.active, pod)
+				if pod.Object.Spec.NodeName == "" {
+					r.waiting++
+				}
 			}
 		}
 	}
@@ -62,7 +68,7 @@ func (r *replicas) scale(v *placement.View, plan *placement.Plan, related []*pla
 	diff := int(r.want) - len(r.active)
 	switch {
 	case diff > 0:
-		r.create(v, plan, min(diff, maxBurst), now)
+		r.create(v, plan, min(diff, quotaOf(v, r.account, r.waiting, plan, now)), now)
 	case diff < 0:
 		r.delete(plan, min(-diff, maxBurst), related, now)
 	}
@@ -138,6 +144,11 @@ func (r *replicas) count(plan *placement.Plan, now time.Time) tally {
 		plan.RecheckAt(at)
 	}
 	return t
+}
+
+// failure says why pods are missing that should have been created, "" if none are or nothing is in the way.
+func (r *replicas) failure(v *placement.View) string {
+	return shortage(v, r.account, int(r.want)-len(r.active)-r.created, r.waiting)
 }
 
 // failureReason names what went wrong for the ReplicaFailure condition, by the direction in

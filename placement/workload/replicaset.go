@@ -37,6 +37,7 @@ func PlanReplicaSet(v *placement.View, rs *appsv1.ReplicaSet, now time.Time) pla
 func newReplicaSetPods(rs *appsv1.ReplicaSet) *replicas {
 	return &replicas{
 		owner:           newOwner(rs, replicaSetKind, rs.Spec.Selector),
+		account:         rs.UID,
 		template:        &rs.Spec.Template,
 		want:            ptr.Deref(rs.Spec.Replicas, 1),
 		minReadySeconds: rs.Spec.MinReadySeconds,
@@ -54,7 +55,7 @@ func replicaSetStatus(v *placement.View, rs *appsv1.ReplicaSet, pods *replicas, 
 		AvailableReplicas:    t.available,
 		TerminatingReplicas:  ptr.To(t.terminating),
 		ObservedGeneration:   rs.Generation,
-		Conditions:           replicaSetConditions(rs, v.Failure(rs.UID), pods.failureReason(), now),
+		Conditions:           replicaSetConditions(rs, pods.failure(v), pods.failureReason(), now),
 	}
 }
 
@@ -83,6 +84,7 @@ func PlanReplicationController(v *placement.View, rc *corev1.ReplicationControll
 	}
 	pods := &replicas{
 		owner:           newOwner(rc, replicationKind, &metav1.LabelSelector{MatchLabels: rc.Spec.Selector}),
+		account:         rc.UID,
 		template:        template,
 		want:            ptr.Deref(rc.Spec.Replicas, 1),
 		minReadySeconds: rc.Spec.MinReadySeconds,
@@ -97,7 +99,7 @@ func PlanReplicationController(v *placement.View, rc *corev1.ReplicationControll
 		ReadyReplicas:        t.ready,
 		AvailableReplicas:    t.available,
 		ObservedGeneration:   rc.Generation,
-		Conditions:           replicationConditions(rc, v.Failure(rc.UID), pods.failureReason(), now),
+		Conditions:           replicationConditions(rc, pods.failure(v), pods.failureReason(), now),
 	}
 	if !apiequality.Semantic.DeepEqual(status, rc.Status) {
 		want := rc.DeepCopy()

@@ -148,6 +148,7 @@ func (r *rollout) createSet() bool {
 	rs.Generation = 1
 	r.annotateRevision(rs)
 	set := &replicaSet{want: rs, pods: newReplicaSetPods(rs)}
+	set.pods.account = d.UID // if its pods are refused, the set does not come to be either
 	r.annotateSizes(set)
 	r.current, r.created = set, true
 	r.sets = append(r.sets, set)

@@ -1,6 +1,10 @@
-// Package workload turns workload objects and the pods they own into changes: what
-// Kubernetes' deployment, replica set and replication controllers do, as pure functions of a
-// view and a time.
+// Package workload turns workload objects and the pods they own into changes: what Kubernetes'
+// controllers of these kinds do, as pure functions of a view and a time.
+//
+// Plan is the one way in: it takes what placement.View.TakeDirty has named, or what an earlier plan
+// asked to be asked again (placement.Plan.Recheck), and returns the changes, which commit as one
+// transaction. A plan is one step; its own changes make the object dirty again, so that steps follow
+// until nothing is left to do.
 //
 // One pass plans everything below an object. A new Deployment yields its ReplicaSet, that set's
 // pods and the Deployment's status in one Plan, which commits as one transaction; statuses
@@ -16,10 +20,6 @@ import (
 
 	"shoal/placement"
 )
-
-// maxBurst bounds how many pods one pass creates or deletes for one owner. What is left follows
-// in the next pass, which the committed changes trigger; a million replicas stay bounded work.
-const maxBurst = 500
 
 // Plan plans whatever ref names. Kinds that this package does not decide, and objects that are
 // gone, give an empty plan.
@@ -37,6 +37,10 @@ func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
 		if rc, ok := v.Replication.Get(ref.Namespace, ref.Name); ok {
 			return PlanReplicationController(v, rc, now)
 		}
+	case placement.KindStatefulSet:
+		if set, ok := v.StatefulSets.Get(ref.Namespace, ref.Name); ok {
+			return PlanStatefulSet(v, set, now)
+		}
 	}
 	return placement.Plan{}
 }
@@ -44,5 +48,6 @@ func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
 var (
 	deploymentKind  = appsv1.SchemeGroupVersion.WithKind("Deployment")
 	replicaSetKind  = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+	statefulSetKind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 	replicationKind = corev1.SchemeGroupVersion.WithKind("ReplicationController")
 )

@@ -11,8 +11,10 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -133,6 +135,11 @@ func (w *World) apply(c placement.Change) error {
 	case placement.Update:
 		o := c.Object.DeepCopyObject().(placement.Object)
 		copyStatus(o, stored)
+		o.SetDeletionTimestamp(stored.GetDeletionTimestamp())
+		if w.endsWith(stored, o) {
+			w.Remove(stored)
+			return nil
+		}
 		w.Put(o)
 	case placement.UpdateStatus:
 		o := stored.DeepCopyObject().(placement.Object)
@@ -148,18 +155,35 @@ func (w *World) apply(c placement.Change) error {
 	return nil
 }
 
-// delete is graceful for pods on nodes: they terminate until EndTerminating.
+// delete is graceful for pods on nodes: they terminate until EndTerminating. Finalizers hold every
+// object.
 func (w *World) delete(o placement.Object, grace *int64) {
 	pod, ok := o.(*corev1.Pod)
-	if !ok || pod.Spec.NodeName == "" || placement.Finished(pod) || (grace != nil && *grace == 0) {
+	atOnce := !ok || pod.Spec.NodeName == "" || placement.Finished(pod) || (grace != nil && *grace == 0)
+	if atOnce && len(o.GetFinalizers()) == 0 {
 		w.Remove(o)
 		return
 	}
-	if pod.DeletionTimestamp == nil {
-		pod = pod.DeepCopy()
+	if o.GetDeletionTimestamp() == nil {
+		o = o.DeepCopyObject().(placement.Object)
 		at := metav1.NewTime(w.Now.Add(30 * time.Second))
-		pod.DeletionTimestamp = &at
-		w.store(pod)
+		o.SetDeletionTimestamp(&at)
+		w.store(o)
+	}
+}
+
+// endsWith tells whether an update takes away the last finalizer of an object that is being deleted,
+// and that nothing else keeps.
+func (w *World) endsWith(stored, o placement.Object) bool {
+	pod, isPod := stored.(*corev1.Pod)
+	return stored.GetDeletionTimestamp() != nil && len(stored.GetFinalizers()) > 0 && len(o.GetFinalizers()) == 0 &&
+		(!isPod || placement.Finished(pod) || pod.Spec.NodeName == "")
+}
+
+// DeleteNow deletes an object as a user does.
+func (w *World) DeleteNow(o placement.Object) {
+	if stored := w.objects[id(o)]; stored != nil {
+		w.delete(stored, nil)
 	}
 }
 
@@ -217,8 +241,14 @@ func SetReady(p *corev1.Pod, ready bool, now time.Time) {
 // EndTerminating removes the terminating pods that keep says nothing about.
 func (w *World) EndTerminating(keep func(*corev1.Pod) bool) {
 	for _, key := range slices.Sorted(maps.Keys(w.objects)) {
-		if pod, ok := w.objects[key].(*corev1.Pod); ok && pod.DeletionTimestamp != nil && (keep == nil || !keep(pod)) {
+		pod, ok := w.objects[key].(*corev1.Pod)
+		if !ok || pod.DeletionTimestamp == nil || keep != nil && keep(pod) {
+			continue
+		}
+		if len(pod.Finalizers) == 0 {
 			w.Remove(pod)
+		} else if !placement.Finished(pod) {
+			w.EditPod(pod, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
 		}
 	}
 }
@@ -235,6 +265,12 @@ func specOf(o placement.Object) any {
 		return o.Spec
 	case *corev1.ReplicationController:
 		return o.Spec
+	case *batchv1.Job:
+		return o.Spec
+	case *batchv1.CronJob:
+		return o.Spec
+	case *policyv1.PodDisruptionBudget:
+		return o.Spec
 	case *discoveryv1.EndpointSlice:
 		return []any{o.Endpoints, o.Ports, o.Labels}
 	default:
@@ -250,6 +286,10 @@ func clearStatus(o placement.Object) {
 		o.Status = appsv1.DeploymentStatus{}
 	case *appsv1.ReplicaSet:
 		o.Status = appsv1.ReplicaSetStatus{}
+	case *batchv1.Job:
+		o.Status = batchv1.JobStatus{}
+	case *corev1.PersistentVolumeClaim:
+		o.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
 	}
 }
 
@@ -270,5 +310,11 @@ func copyStatus(o, from placement.Object) {
 		o.Status = *from.(*appsv1.DaemonSet).Status.DeepCopy()
 	case *corev1.ReplicationController:
 		o.Status = *from.(*corev1.ReplicationController).Status.DeepCopy()
+	case *batchv1.Job:
+		o.Status = *from.(*batchv1.Job).Status.DeepCopy()
+	case *batchv1.CronJob:
+		o.Status = *from.(*batchv1.CronJob).Status.DeepCopy()
+	case *policyv1.PodDisruptionBudget:
+		o.Status = *from.(*policyv1.PodDisruptionBudget).Status.DeepCopy()
 	}
 }
