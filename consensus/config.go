@@ -47,6 +47,8 @@ type Config struct {
 	// Peers lists the peers believed alive, this one included or not. It is asked
 	// when a shard has to be found before its assignment is known. Nil is none.
 	Peers func() []string
+	// PeerName is what errors call a peer. Nil, and an unknown ID, are the ID itself.
+	PeerName func(peerID string) string
 	// Offset is how far this peer's clock is ahead of its peers' median; ok is
 	// false as long as that is not known. Nil is never known.
 	Offset func() (ahead time.Duration, ok bool)
@@ -83,6 +85,15 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Peers == nil {
 		c.Peers = func() []string { return nil }
+	}
+	name := c.PeerName
+	c.PeerName = func(id string) string {
+		if name != nil {
+			if known := name(id); known != "" {
+				return known
+			}
+		}
+		return id
 	}
 	if c.Offset == nil {
 		c.Offset = func() (time.Duration, bool) { return 0, false }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/lni/dragonboat/v4/config"
@@ -32,6 +33,8 @@ type diskState struct {
 	// Founding is true from the start of a founding to its end.
 	Founding bool          `json:"founding,omitempty"`
 	Replicas []diskReplica `json:"replicas"`
+	// Recoveries are planned, or imported and not finished; the meta shard's is first.
+	Recoveries []recovery `json:"recoveries,omitempty"`
 }
 
 type diskReplica struct {
@@ -153,55 +156,41 @@ func (d *disk) founded() bool {
 	return len(d.state.Replicas) > 0 && !d.state.Founding
 }
 
-func (d *disk) setFounding(on bool) error {
+// change writes an altered state down and then takes it over.
+func (d *disk) change(alter func(*diskState)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next := d.state
-	next.Founding = on
+	next.Replicas = slices.Clone(d.state.Replicas)
+	next.Recoveries = slices.Clone(d.state.Recoveries)
+	alter(&next)
 	if err := d.write(next); err != nil {
 		return err
 	}
 	d.state = next
 	return nil
+}
+
+func (d *disk) setFounding(on bool) error {
+	return d.change(func(s *diskState) { s.Founding = on })
 }
 
 // put records a replica, or a change of it, before anything of it is started.
 func (d *disk) put(r diskReplica) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	next := d.state
-	next.Replicas = nil
-	found := false
-	for _, old := range d.state.Replicas {
-		if old.Shard == r.Shard && old.Replica == r.Replica {
-			old, found = r, true
+	return d.change(func(s *diskState) {
+		for i, old := range s.Replicas {
+			if old.Shard == r.Shard && old.Replica == r.Replica {
+				s.Replicas[i] = r
+				return
+			}
 		}
-		next.Replicas = append(next.Replicas, old)
-	}
-	if !found {
-		next.Replicas = append(next.Replicas, r)
-	}
-	if err := d.write(next); err != nil {
-		return err
-	}
-	d.state = next
-	return nil
+		s.Replicas = append(s.Replicas, r)
+	})
 }
 
 // drop forgets a replica whose data are deleted.
 func (d *disk) drop(shard, replica uint64) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	next := d.state
-	next.Replicas = nil
-	for _, old := range d.state.Replicas {
-		if old.Shard != shard || old.Replica != replica {
-			next.Replicas = append(next.Replicas, old)
-		}
-	}
-	if err := d.write(next); err != nil {
-		return err
-	}
-	d.state = next
-	return nil
+	return d.change(func(s *diskState) {
+		s.Replicas = slices.DeleteFunc(s.Replicas, func(r diskReplica) bool { return r.Shard == shard && r.Replica == replica })
+	})
 }

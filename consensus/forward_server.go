@@ -116,6 +116,10 @@ func (s *storeServer) answer(ctx context.Context, c *call, a *answer) error {
 		return errNoReplica
 	}
 	switch c.Verb {
+	case verbCopy:
+		described, err := h.copyHere(c.Shard)
+		a.Copy = &described
+		return err
 	case verbPropose:
 		res, err := s.propose(ctx, r, c.Command)
 		a.Result = store.AppendResult(nil, res)

@@ -76,7 +76,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)
 	h.logs = &logstore.Factory{Failed: func(err error) { cfg.Logger.Error("log store", "err", err) }, Logger: cfg.Logger}
-	if h.nh, err = openNodeHost(cfg, h.logs, &transportFactory{cfg}, &h.leaders, raftEvents{h}); err != nil {
+	if h.nh, err = openNodeHost(cfg, disk, h.logs, &transportFactory{cfg}, &h.leaders, raftEvents{h}); err != nil {
 		h.cancel()
 		return nil, err
 	}
@@ -105,6 +105,8 @@ func (h *Host) start() error {
 	h.loops.Go(func() { h.followAssignments(h.ctx) })
 	h.loops.Go(func() { h.reconcile(h.ctx) })
 	h.loops.Go(func() { h.reconfigure(h.ctx) })
+	h.loops.Go(func() { h.finishRecoveries(h.ctx) })
+	h.loops.Go(func() { h.lookForRemovals(h.ctx) })
 	return nil
 }
 

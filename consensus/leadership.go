@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/lni/dragonboat/v4/raftio"
 )
@@ -17,6 +18,8 @@ type leaders struct {
 
 type leaderState struct {
 	info raftio.LeaderInfo
+	// seen is when a leader was last known, while none is.
+	seen time.Time
 	// changed is closed and replaced with every change.
 	changed chan struct{}
 }
@@ -42,11 +45,28 @@ func (l *leaders) get(shard uint64) (raftio.LeaderInfo, <-chan struct{}) {
 func (l *leaders) LeaderUpdated(info raftio.LeaderInfo) {
 	l.mu.Lock()
 	s := l.state(info.ShardID)
+	if info.LeaderID == raftio.NoLeader && s.info.LeaderID != raftio.NoLeader {
+		s.seen = time.Now()
+	}
 	s.info = info
 	close(s.changed)
 	s.changed = make(chan struct{})
 	l.mu.Unlock()
 	l.changed.broadcast()
+}
+
+// seen is when a shard last had a leader, in unix milliseconds; 0 is never.
+func (l *leaders) seen(shard uint64) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch s := l.state(shard); {
+	case s.info.LeaderID != raftio.NoLeader:
+		return time.Now().UnixMilli()
+	case s.seen.IsZero():
+		return 0
+	default:
+		return s.seen.UnixMilli()
+	}
 }
 
 // forget drops the report of a replica that stopped.

@@ -15,10 +15,10 @@ import (
 	"shoal/consensus/logstore"
 )
 
-// openNodeHost starts dragonboat with the layout that was measured best for many
-// small raft groups on one disk: one pebble instance with small memtables and few
-// workers (4 MB on disk at start, 34 goroutines for 33 groups).
-func openNodeHost(cfg Config, logs *logstore.Factory, t *transportFactory, l raftio.IRaftEventListener, e raftio.ISystemEventListener) (nh *dragonboat.NodeHost, err error) {
+// nodeHostConfig is dragonboat's configuration, with the layout that was measured
+// best for many small raft groups on one disk: one pebble instance with small
+// memtables and few workers (4 MB on disk at start, 34 goroutines for 33 groups).
+func nodeHostConfig(cfg Config, logs *logstore.Factory, t *transportFactory, l raftio.IRaftEventListener, e raftio.ISystemEventListener) config.NodeHostConfig {
 	cluster := fnv.New64a()
 	cluster.Write([]byte(cfg.ClusterID)) //nolint:errcheck // a hash never fails
 	logdb := config.GetSmallMemLogDBConfig()
@@ -28,6 +28,25 @@ func openNodeHost(cfg Config, logs *logstore.Factory, t *transportFactory, l raf
 		engine = config.EngineConfig{ExecShards: 1, CommitShards: 1, ApplyShards: 1, SnapshotShards: 1, CloseShards: 1}
 	}
 	logdb.Shards = 1
+	return config.NodeHostConfig{
+		DeploymentID:        cluster.Sum64() | 1,
+		NodeHostDir:         filepath.Join(cfg.Dir, "raft"),
+		RTTMillisecond:      uint64(cfg.RTT / time.Millisecond),
+		RaftAddress:         cfg.PeerID,
+		RaftEventListener:   l,
+		SystemEventListener: e,
+		Expert: config.ExpertConfig{
+			TransportFactory: t,
+			Engine:           engine,
+			LogDB:            logdb,
+			LogDBFactory:     logs,
+			FS:               cfg.FS,
+		},
+	}
+}
+
+// openNodeHost starts dragonboat, after recoveries that were prepared.
+func openNodeHost(cfg Config, d *disk, logs *logstore.Factory, t *transportFactory, l raftio.IRaftEventListener, e raftio.ISystemEventListener) (nh *dragonboat.NodeHost, err error) {
 	// dragonboat turns some failures of its start into panics.
 	defer func() {
 		if r := recover(); r != nil {
@@ -40,21 +59,10 @@ func openNodeHost(cfg Config, logs *logstore.Factory, t *transportFactory, l raf
 			return nil, fmt.Errorf("start raft: %w", err)
 		}
 	}
-	nh, err = dragonboat.NewNodeHost(config.NodeHostConfig{
-		DeploymentID:        cluster.Sum64() | 1,
-		NodeHostDir:         dir,
-		RTTMillisecond:      uint64(cfg.RTT / time.Millisecond),
-		RaftAddress:         cfg.PeerID,
-		RaftEventListener:   l,
-		SystemEventListener: e,
-		Expert: config.ExpertConfig{
-			TransportFactory: t,
-			Engine:           engine,
-			LogDB:            logdb,
-			LogDBFactory:     logs,
-			FS:               cfg.FS,
-		},
-	})
+	if err := importRecoveries(cfg, d, logs); err != nil {
+		return nil, err
+	}
+	nh, err = dragonboat.NewNodeHost(nodeHostConfig(cfg, logs, t, l, e))
 	if err != nil {
 		return nil, fmt.Errorf("start raft in %s: %w", dir, err)
 	}

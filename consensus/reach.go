@@ -83,7 +83,7 @@ func (h *Host) giveUp(ctx context.Context, shard uint64, uncertain bool, last er
 	case h.routes.loaded() && !h.routes.knows(shard):
 		return shardError(shard, ErrUnknownShard, cause)
 	default:
-		return shardError(shard, ErrNoQuorum, cause)
+		return h.noQuorum(shard, cause)
 	}
 }
 

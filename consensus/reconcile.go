@@ -35,6 +35,9 @@ func (h *Host) reconcile(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := h.changed.wait()
 		for _, a := range h.routes.all() {
+			if h.recovering(a.Shard) {
+				continue
+			}
 			bounded, cancel := context.WithTimeout(ctx, stepTimeout)
 			err := h.reconcileShard(bounded, a)
 			cancel()

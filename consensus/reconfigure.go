@@ -47,7 +47,7 @@ func (h *Host) reconfigure(ctx context.Context) {
 // shard is not settled.
 func (h *Host) stepShard(ctx context.Context, r *replica) (acted bool, err error) {
 	a, known := h.routes.assignment(r.shard)
-	if !known {
+	if !known || h.recovering(r.shard) {
 		return false, nil
 	}
 	m, err := h.readMembership(ctx, r)

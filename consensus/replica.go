@@ -103,7 +103,9 @@ func (h *Host) stopReplica(shard, id uint64) error {
 		r.cancel()
 	}
 	err := h.nh.StopReplica(shard, id)
-	h.leaders.forget(shard)
+	if !running || r.id == id {
+		h.leaders.forget(shard) // not when its successor runs already
+	}
 	if err != nil && !errors.Is(err, dragonboat.ErrShardNotFound) {
 		return fmt.Errorf("stop replica %d of shard %d: %w", id, shard, err)
 	}

@@ -24,6 +24,8 @@ type routes struct {
 	leaders     map[uint64]string
 	conns       map[string]*grpc.ClientConn
 	closed      bool
+	// grown tells of shards that were not known before.
+	grown signal
 }
 
 func newRoutes(cfg Config) *routes {
@@ -38,6 +40,9 @@ func newRoutes(cfg Config) *routes {
 func (r *routes) assign(a shardmap.Assignment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if _, known := r.assignments[a.Shard]; !known {
+		defer r.grown.broadcast()
+	}
 	r.assignments[a.Shard] = a
 }
 
@@ -47,6 +52,9 @@ func (r *routes) suggest(a shardmap.Assignment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old, known := r.assignments[a.Shard]; !r.complete && (!known || old.Next < a.Next) {
+		if !known {
+			defer r.grown.broadcast()
+		}
 		r.assignments[a.Shard] = a
 	}
 }

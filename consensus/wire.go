@@ -44,6 +44,7 @@ const (
 	verbClose
 	verbStatus
 	verbMembers
+	verbCopy
 )
 
 // call is every request: a unary one by its verb, a List or a Watch.
@@ -72,6 +73,7 @@ type answer struct {
 	Leader  string       `cbor:"9,keyasint,omitempty"`
 	Status  *ShardStatus `cbor:"10,keyasint,omitempty"`
 	Members *membership  `cbor:"11,keyasint,omitempty"`
+	Copy    *Copy        `cbor:"12,keyasint,omitempty"`
 }
 
 // failure carries an error to another peer.
@@ -138,6 +140,9 @@ func (f *failure) asError(peer string) error {
 	err := &remoteError{kind: wireErrors[f.Kind], peer: peer, text: f.Text}
 	if err.kind != nil {
 		return err
+	}
+	if f.Kind == kindNoReplica {
+		err.kind = errNoReplica
 	}
 	// Unknown kinds, a newer peer's perhaps, are worth asking somebody else.
 	return &tryAgain{cause: err, uncertain: f.Uncertain || f.Kind == kindOther}

@@ -147,3 +147,12 @@ func (a Assignment) Renew(id uint64) Assignment {
 	}
 	return next
 }
+
+// Recover is the assignment of a shard that lost its majority and goes on from the
+// copy of one peer, which becomes its only voter under the given ID, one
+// that no replica of the shard ever had.
+func (a Assignment) Recover(peer, disk string, id uint64) Assignment {
+	return Assignment{
+		Shard: a.Shard, Next: max(a.Next, id+1), Replicas: []Replica{{Peer: peer, ID: id, Voter: true, Disk: disk}},
+	}
+}
