@@ -45,7 +45,7 @@ const parallelPlans = 32
 
 // Run leads until ctx ends.
 func (l *leader) Run(ctx context.Context) error {
-	l.queue, l.state = newQueue(), turn.New(turn.Options{Repair: l.repair})
+	l.queue, l.state = newQueue(), turn.New(turn.Options{Repair: l.repair, NodeProvisioner: nodeProvisioner})
 	group, ctx := errgroup.WithContext(ctx)
 	for _, shard := range []uint64{l.shard, consensus.MetaShard} {
 		f := &feed{host: l.host, shard: shard, prefix: registry, want: decided, log: l.log, apply: l.queue.from(shard, registry)}

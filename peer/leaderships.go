@@ -134,6 +134,12 @@ func (p *Peer) leadMeta(ctx context.Context) error {
 	}()
 	var upstream sync.WaitGroup
 	upstream.Go(func() { p.runControllers(ctx) })
+	upstream.Go(func() {
+		err := retry(ctx, p.log, "make the default storage class", p.defaultStorageClass)
+		if err != nil && ctx.Err() == nil {
+			p.log.Warn("the default storage class could not be made", "error", err)
+		}
+	})
 	defer upstream.Wait()
 	defer cancel()
 	return (&meta{

@@ -39,17 +39,20 @@ var errNoRange = errors.New("no pod range is left")
 
 // node is this host as a Kubernetes Node: its containers, its network and its share of the store's pods.
 type node struct {
-	peer    *Peer
-	log     *slog.Logger
-	daemon  *containerd.Daemon // nil with a system containerd
-	engine  *containerd.Engine
-	ledger  *pods.Ledger
-	agent   *pods.Agent
-	podnet  *podnet.Network
-	tunnel  *tunnel.Tunnel
-	proxy   *vip.Proxy
-	names   *dns.Server
-	stats   *stats.Node
+	peer   *Peer
+	log    *slog.Logger
+	daemon *containerd.Daemon // nil with a system containerd
+	engine *containerd.Engine
+	ledger *pods.Ledger
+	agent  *pods.Agent
+	podnet *podnet.Network
+	tunnel *tunnel.Tunnel
+	proxy  *vip.Proxy
+	names  *dns.Server
+	stats  *stats.Node
+
+	provisioner *provisioner
+
 	kubelet *kubelet.Server
 	pods    netip.Prefix // this node's range
 
@@ -145,7 +148,12 @@ func (n *node) openNetwork(ctx context.Context) error {
 
 func (n *node) openAgent() error {
 	dir := filepath.Join(n.peer.cfg.DataDir, "node")
-	vols, err := volumes.New(volumes.Config{Dir: filepath.Join(dir, "volumes"), Objects: n.objects(), Allocatable: n.allocatable, Logger: n.log})
+	if err := n.openProvisioner(); err != nil {
+		return err
+	}
+	vols, err := volumes.New(volumes.Config{
+		Dir: filepath.Join(dir, "volumes"), Objects: n.objects(), Allocatable: n.allocatable, Provision: n.provisioner.provision, Logger: n.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -195,6 +203,8 @@ func (n *node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.names.Run(ctx) })
 	group.Go(func() error { return n.followPods(ctx, q, len(shards)) })
 	group.Go(func() error { return n.keepStatus(ctx) })
+	group.Go(func() error { return n.provisioner.Run(ctx) })
+	group.Go(func() error { return n.measure(ctx) })
 	for _, shard := range shards {
 		for prefix, kind := range map[string]string{configMapPrefix: "ConfigMap", secretPrefix: "Secret"} {
 			group.Go(func() error { return n.followContent(ctx, shard, prefix, kind) })

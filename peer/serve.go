@@ -17,6 +17,7 @@ import (
 	"shoal/peer/api"
 	"shoal/placement"
 	"shoal/runtime/pods"
+	"shoal/runtime/stats"
 )
 
 // serviceKubelet carries HTTP to a node's kubelet API.
@@ -29,7 +30,7 @@ func (p *Peer) serveAPI(ctx context.Context, group *errgroup.Group) error {
 		Host:     p.host,
 		PeerName: p.self.Name, AdvertiseAddress: p.endpoint(), ServiceCIDR: cluster.ServiceCIDR,
 		ClientCA: cluster.CAPEM(), ServiceAccountKey: cluster.ServiceAccountKey, EncryptionKey: cluster.EncryptionKey,
-		KubeletDial: p.dialKubelet, NodeLeases: p.leases, AuditLog: filepath.Join(p.cfg.DataDir, "audit.log"), Logger: p.log,
+		KubeletDial: p.dialKubelet, NodeLeases: p.leases, Usage: (&usages{ask: p.askUsage}).of, AuditLog: filepath.Join(p.cfg.DataDir, "audit.log"), Logger: p.log,
 	})
 	if err != nil {
 		return err
@@ -61,8 +62,10 @@ func (p *Peer) dialKubelet(ctx context.Context, nodeName string) (net.Conn, erro
 			return p.link.Dial(ctx, member.PeerID, serviceKubelet)
 		}
 	}
-	return nil, fmt.Errorf("no peer is named %s", nodeName)
+	return nil, errUnknownNode(nodeName)
 }
+
+func errUnknownNode(name string) error { return fmt.Errorf("no peer is named %s", name) }
 
 // serveNode answers what other peers ask this node.
 func (p *Peer) serveNode(ctx context.Context) error {
@@ -84,6 +87,7 @@ func (p *Peer) serveNode(ctx context.Context) error {
 		}
 		return p.renewals.snapshot(), nil
 	}))
+	mux.Handle("POST "+usagePath, answerJSON(func(*http.Request, struct{}) (stats.Use, error) { return p.node.stats.Use(), nil }))
 	group.Go(func() error { return serveHTTP(ctx, listener, mux, p.log) })
 	kubelet, err := p.link.Listen(serviceKubelet)
 	if err != nil {

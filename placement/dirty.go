@@ -9,6 +9,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -25,8 +26,9 @@ const (
 	KindJob                   = "Job"
 	KindCronJob               = "CronJob"
 	KindService               = "Service"
-	KindPod                   = "Pod"  // a pod waits for a node
-	KindNode                  = "Node" // a node's room, taints, labels or readiness changed
+	KindPod                   = "Pod"    // a pod waits for a node
+	KindVolume                = "Volume" // a claim, a volume or a storage class changed: pods may wait for it
+	KindNode                  = "Node"   // a node's room, taints, labels or readiness changed
 )
 
 // Ref names something that a change has touched and that should be planned again.
@@ -75,6 +77,10 @@ func (v *View) touch(obj Object) {
 		v.mark(KindService, key)
 	case *corev1.Endpoints: //nolint:staticcheck // see View.Endpoints
 		v.mark(KindService, key)
+	case *corev1.PersistentVolumeClaim, *corev1.PersistentVolume, *storagev1.StorageClass:
+		if len(v.pending) > 0 {
+			v.mark(KindVolume, key)
+		}
 	case *discoveryv1.EndpointSlice:
 		if name := o.Labels[discoveryv1.LabelServiceName]; name != "" {
 			v.mark(KindService, types.NamespacedName{Namespace: key.Namespace, Name: name})

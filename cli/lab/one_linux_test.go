@@ -21,6 +21,7 @@ func TestOnePeer(t *testing.T) {
 			test func(t *testing.T, c *cluster)
 		}{
 			// Those that wait for a minute first.
+			{"a Deployment scales with its load", scalesWithLoad},
 			{"a CronJob runs its Jobs", cronJobRuns},
 			{"a pod gets its environment and volumes", podEnvironment},
 			{"a crashing container backs off", crashLoopBacksOff},
@@ -37,6 +38,8 @@ func TestOnePeer(t *testing.T) {
 			{"termination has a grace period", terminationGrace},
 			{"a Job completes and another fails", jobsEnd},
 			{"a StatefulSet starts in order", statefulSetInOrder},
+			{"a StatefulSet has volumes without any set-up", volumesWithoutSetup},
+			{"volumes of other kinds", volumesThatCannotBe},
 			{"a DaemonSet has a pod per node", daemonSetEverywhere},
 			{"an image is pulled with a pull secret", imagePulled},
 			{"an image that does not exist is named", imageMissing},

@@ -36,7 +36,7 @@ func (s *Server) missing(group string) func(context.Context) error {
 }
 
 func (s *Server) createRoles(ctx context.Context) error {
-	everywhere := pointers(append(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles()...))
+	everywhere := pointers(append(append(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles()...), metricsReader()))
 	everywhere = append(everywhere, pointers(append(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings()...))...)
 	if err := s.createMissing(ctx, everywhere); err != nil {
 		return fmt.Errorf("default cluster roles: %w", err)

@@ -239,5 +239,10 @@ func (b *builder) kube(next *extensionsapiserver.CustomResourceDefinitions) (*ge
 	if err := server.InstallAPIs(b.providers(core)...); err != nil {
 		return nil, err
 	}
+	if b.config.Usage != nil {
+		if err := installMetrics(server.GenericAPIServer, b.client, b.config.Usage); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
 	return server.GenericAPIServer, nil
 }

@@ -12,6 +12,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 
 	"shoal/consensus"
+	"shoal/runtime/stats"
 )
 
 // Issuer is the name under which service-account tokens are signed and verified.
@@ -47,6 +48,9 @@ type Config struct {
 	KubeletDial func(ctx context.Context, nodeName string) (net.Conn, error)
 	// NodeLeases supplies the Leases of kube-node-lease, which live in memory. Nil leaves the namespace to the store.
 	NodeLeases func() []coordinationv1.Lease
+
+	// Usage tells what nodes and their pods use, for the metrics API; nodes that do not answer are left out. Nil serves no such API.
+	Usage func(ctx context.Context, nodes []string) map[string]stats.Use
 
 	// AuditLog is the file that gets one JSON line per request, with metadata only. Empty writes none.
 	AuditLog string

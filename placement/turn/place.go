@@ -12,6 +12,10 @@ import (
 	"shoal/placement/schedule"
 )
 
+// SelectedNode is the annotation of a claim that tells its provisioner on which node the volume's first consumer runs.
+// https://kubernetes.io/docs/reference/labels-annotations-taints/#volume-kubernetes-io-selected-node
+const SelectedNode = "volume.kubernetes.io/selected-node"
+
 // schedulerComponent is the name under which users know the source of scheduling events.
 const schedulerComponent = "default-scheduler"
 
@@ -116,11 +120,17 @@ func (l *Leader) Finish(t *Turn, now time.Time) []Piece {
 		case decision.Node != "" && t.refused[pod.UID]:
 			// The node has given room away that this view does not know of. It has said so; the next turn decides with that.
 			l.recheck(podRef(pod), now.Add(RetryClaim))
+		case decision.Node != "" && !t.provisions(decision):
+			l.recheck(podRef(pod), now.Add(RetryClaim))
+		case decision.Node != "" && isNew && len(decision.Provision) > 0:
+			// Once it exists it is bound together with its claims.
 		case decision.Node != "" && isNew:
 			change.Object.(*corev1.Pod).Spec.NodeName = decision.Node
 			change.Events = append(change.Events, scheduled(pod, decision.Node))
 		case decision.Node != "":
-			work = append(work, binding(pod, decision.Node))
+			if plan := l.binding(decision); len(plan.Changes) > 0 {
+				work = append(work, Piece{podRef(pod), plan})
+			}
 		case !isNew:
 			work = append(work, l.explain(decision, now)...)
 		}
@@ -128,12 +138,59 @@ func (l *Leader) Finish(t *Turn, now time.Time) []Piece {
 	return work
 }
 
-// binding binds a pod that exists.
-func binding(pod *corev1.Pod, node string) Piece {
-	bound := pod.DeepCopy()
-	bound.Spec.NodeName = node
-	change := placement.Updating(placement.Bind, pod, bound, scheduled(pod, node))
-	return Piece{podRef(pod), placement.Plan{Changes: []placement.Change{change}}}
+// provisions notes where the decision's claims get their volumes. It is false if another pod of this turn takes one of them to another node:
+// volumes of this kind are on one node only.
+func (t *Turn) provisions(decision schedule.Decision) bool {
+	for _, claim := range decision.Provision {
+		if node, chosen := t.volumes[claim]; chosen && node != decision.Node {
+			return false
+		}
+	}
+	for _, claim := range decision.Provision {
+		if t.volumes == nil {
+			t.volumes = map[types.NamespacedName]string{}
+		}
+		t.volumes[claim] = decision.Node
+	}
+	return true
+}
+
+// binding binds a pod that exists, and says in its claims where their volumes shall be. A pod whose volumes are made by somebody else than
+// its node is bound only when they are there: where they can be made is not known before.
+func (l *Leader) binding(decision schedule.Decision) placement.Plan {
+	pod, node := decision.Pod, decision.Node
+	var plan placement.Plan
+	bind := true
+	for _, key := range decision.Provision {
+		claim, ok := l.view.Claims.Get(key.Namespace, key.Name)
+		if !ok {
+			continue
+		}
+		bind = bind && l.madeByNodes(claim)
+		if claim.Annotations[SelectedNode] == node {
+			continue
+		}
+		chosen := claim.DeepCopy()
+		if chosen.Annotations == nil {
+			chosen.Annotations = map[string]string{}
+		}
+		chosen.Annotations[SelectedNode] = node
+		plan.Add(placement.Updating(placement.Update, claim, chosen))
+	}
+	if bind {
+		bound := pod.DeepCopy()
+		bound.Spec.NodeName = node
+		plan.Add(placement.Updating(placement.Bind, pod, bound, scheduled(pod, node)))
+	}
+	return plan
+}
+
+func (l *Leader) madeByNodes(claim *corev1.PersistentVolumeClaim) bool {
+	if claim.Spec.StorageClassName == nil {
+		return false
+	}
+	class, ok := l.view.StorageClasses.Get("", *claim.Spec.StorageClassName)
+	return ok && class.Provisioner == l.options.NodeProvisioner
 }
 
 func scheduled(pod *corev1.Pod, node string) placement.Event {

@@ -38,6 +38,8 @@ const (
 // Options of a Leader.
 type Options struct {
 	Repair repair.Options
+	// NodeProvisioner is the name under which nodes make volumes themselves, for pods that are bound to them already.
+	NodeProvisioner string
 	// Workload plans workload objects; nil is workload.Plan.
 	Workload func(v *placement.View, ref placement.Ref, now time.Time) placement.Plan
 	// Omit names questions that are not answered; nil is none. Only the simulation sets it, for its deliberate bugs.
@@ -81,6 +83,7 @@ type Turn struct {
 	pieces    []Piece
 	decisions []schedule.Decision
 	refused   map[types.UID]bool
+	volumes   map[types.NamespacedName]string // claims whose volumes are to be made, and on which node
 }
 
 // New returns a leader with an empty view. Let it learn everything, nodes first, before its first turn.
@@ -194,7 +197,7 @@ func (l *Leader) plan(t *Turn, refs []placement.Ref, now time.Time) {
 			evict, l.waiting = true, true
 		case EvictionRef.Kind:
 			evict = true
-		case placement.KindPod:
+		case placement.KindPod, placement.KindVolume:
 			l.waiting = true
 		default:
 			if l.terminating(ref.Namespace) {

@@ -20,7 +20,15 @@ const fsUsageEvery = 30 * time.Second
 // Stats implements pods.Engine. It reads the cgroups, asks containerd only for
 // the size of writable layers, and leaves out what ends meanwhile.
 func (e *Engine) Stats(ctx context.Context) ([]pods.PodStats, error) {
-	ctx = e.in(ctx)
+	return e.stats(func(c *container) pods.FSUsage { return e.layerUsage(e.in(ctx), c) })
+}
+
+// Usage is Stats without the size of writable layers: nothing but a look at the cgroups.
+func (e *Engine) Usage(context.Context) ([]pods.PodStats, error) {
+	return e.stats(func(*container) pods.FSUsage { return pods.FSUsage{} })
+}
+
+func (e *Engine) stats(layer func(*container) pods.FSUsage) ([]pods.PodStats, error) {
 	e.mu.Lock()
 	byPod := map[string][]*container{}
 	for _, c := range e.containers {
@@ -52,7 +60,7 @@ func (e *Engine) Stats(ctx context.Context) ([]pods.PodStats, error) {
 			if err != nil {
 				return nil, err
 			}
-			stats.Containers = append(stats.Containers, pods.ContainerStats{ID: c.ID, Name: c.Name, Usage: usage, RootFS: e.layerUsage(ctx, c)})
+			stats.Containers = append(stats.Containers, pods.ContainerStats{ID: c.ID, Name: c.Name, Usage: usage, RootFS: layer(c)})
 		}
 		all = append(all, stats)
 	}

@@ -32,6 +32,7 @@ const KubeletVersion = "v1.37.2"
 // Engine is what is needed of a container runtime.
 type Engine interface {
 	Stats(ctx context.Context) ([]pods.PodStats, error)
+	Usage(ctx context.Context) ([]pods.PodStats, error) // Stats without the sizes of writable layers
 	Info(ctx context.Context) (pods.Info, error)
 	ListImages(ctx context.Context) ([]pods.Image, error)
 }
@@ -61,6 +62,10 @@ type Node struct {
 
 	mu      sync.Mutex
 	samples map[string]cpuSample
+
+	useMu  sync.Mutex
+	before sample // the last one, from which the next window begins
+	use    Use
 }
 
 // DefaultReserved is what the peer itself needs: some memory, so that pods cannot starve it.

@@ -18,7 +18,12 @@ func (m *Manager) claim(ctx context.Context, pod *corev1.Pod, name string, readO
 	if err != nil {
 		return source{}, err
 	}
-	if pvc.Status.Phase != corev1.ClaimBound || pvc.Spec.VolumeName == "" {
+	if !bound(pvc) && m.cfg.Provision != nil {
+		if pvc, err = m.cfg.Provision(ctx, pvc); err != nil {
+			return source{}, err
+		}
+	}
+	if !bound(pvc) {
 		return source{}, fmt.Errorf("persistentvolumeclaim %q is not bound", name)
 	}
 	pv, err := m.cfg.Objects.PersistentVolume(ctx, pvc.Spec.VolumeName)
@@ -48,4 +53,8 @@ func (m *Manager) claim(ctx context.Context, pod *corev1.Pod, name string, readO
 		return s, nil
 	}
 	return s, setOwnership(pod, s.path, false)
+}
+
+func bound(pvc *corev1.PersistentVolumeClaim) bool {
+	return pvc.Status.Phase == corev1.ClaimBound && pvc.Spec.VolumeName != ""
 }

@@ -25,7 +25,9 @@ type Config struct {
 	Objects pods.Objects
 	// Allocatable is what limits that are not set stand for in downward API files; optional.
 	Allocatable func() corev1.ResourceList
-	Logger      *slog.Logger // nil = slog.Default()
+	// Provision makes the volume of a claim that is not bound, if this node is to make it, and returns the claim as it is then; optional.
+	Provision func(ctx context.Context, claim *corev1.PersistentVolumeClaim) (*corev1.PersistentVolumeClaim, error)
+	Logger    *slog.Logger // nil = slog.Default()
 }
 
 // Manager makes volumes. It implements pods.Volumes.

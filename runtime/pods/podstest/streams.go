@@ -84,6 +84,9 @@ func (e *Engine) DialPod(ctx context.Context, podUID, network, address string) (
 	return e.Dial(ctx, podUID, network, address)
 }
 
+// Usage is Stats.
+func (e *Engine) Usage(ctx context.Context) ([]pods.PodStats, error) { return e.Stats(ctx) }
+
 // Stats implements pods.Engine: every container has used one millisecond of cpu per second of its life, and 1 MiB.
 func (e *Engine) Stats(ctx context.Context) ([]pods.PodStats, error) {
 	if err := e.enter(ctx, "stats"); err != nil {
