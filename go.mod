@@ -3,8 +3,9 @@ module shoal
 go 1.26.6
 
 require (
-	github.com/anishathalye/porcupine v1.3.1
+	filippo.io/age v1.2.1
 	github.com/alecthomas/kong v1.17.0
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/cockroachdb/datadriven v1.0.2
 	github.com/cockroachdb/pebble v0.0.0-20221207173255-0f086d933dac
 	github.com/containerd/containerd/v2 v2.4.2
