@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,6 +52,63 @@ func (c *Client) ImportImage(ctx context.Context, tarball io.Reader, progress fu
 // Leave takes the peer out of its cluster.
 func (c *Client) Leave(ctx context.Context, progress func(string)) error {
 	_, err := c.stream(ctx, leavePath, http.NoBody, progress)
+	return err
+}
+
+// Settings lists the cluster's settings.
+func (c *Client) Settings(ctx context.Context) ([]Setting, error) {
+	var settings []Setting
+	return settings, c.get(ctx, settingsPath, &settings)
+}
+
+// Set changes a setting.
+func (c *Client) Set(ctx context.Context, name, value string, progress func(string)) error {
+	return c.change(ctx, settingsPath, change{Name: name, Value: value}, progress)
+}
+
+// Losses finds the shards without quorum.
+func (c *Client) Losses(ctx context.Context) ([]Loss, error) {
+	var losses []Loss
+	return losses, c.get(ctx, lossesPath, &losses)
+}
+
+// Recover makes shards go on from the copies on this host.
+func (c *Client) Recover(ctx context.Context, shards []uint64, progress func(string)) error {
+	return c.change(ctx, recoverPath, change{Shards: shards}, progress)
+}
+
+// Hint tells the peer of addresses at which others may be.
+func (c *Client) Hint(ctx context.Context, addresses []string) error {
+	return c.change(ctx, hintPath, change{Addresses: addresses}, func(string) {})
+}
+
+// Backup hands the stream of a backup to use. What use has read is only a backup if Backup returns nil.
+func (c *Client) Backup(ctx context.Context, passphrase string, use func(io.Reader) error) error {
+	body, err := json.Marshal(change{Passphrase: passphrase})
+	if err != nil {
+		return err
+	}
+	response, err := c.do(ctx, http.MethodPost, backupPath, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	err = use(response.Body)
+	if _, drained := io.Copy(io.Discard, response.Body); drained != nil {
+		return fmt.Errorf("the peer went away before the backup was complete: %w", drained)
+	}
+	if failed := response.Trailer.Get(errorTrailer); failed != "" {
+		return errors.New(failed) // it says more than what use made of half a stream
+	}
+	return err
+}
+
+func (c *Client) change(ctx context.Context, path string, what change, progress func(string)) error {
+	body, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	_, err = c.stream(ctx, path, bytes.NewReader(body), progress)
 	return err
 }
 

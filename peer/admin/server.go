@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -90,22 +92,10 @@ func Run(ctx context.Context, listener net.Listener, calls Calls, logger *slog.L
 
 func handler(calls Calls) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, r *http.Request) {
-		if calls.Status == nil {
-			refuse(w, http.StatusNotImplemented, errNotAvailable)
-			return
-		}
-		status, err := calls.Status(r.Context())
-		answer(w, status, err)
-	})
-	mux.HandleFunc("GET "+imagesPath, func(w http.ResponseWriter, r *http.Request) {
-		if calls.ListImages == nil {
-			refuse(w, http.StatusNotImplemented, errNotAvailable)
-			return
-		}
-		images, err := calls.ListImages(r.Context())
-		answer(w, images, err)
-	})
+	ask(mux, statusPath, calls.Status)
+	ask(mux, imagesPath, calls.ListImages)
+	ask(mux, settingsPath, calls.Settings)
+	ask(mux, lossesPath, calls.Losses)
 	mux.HandleFunc("POST "+imagesPath, func(w http.ResponseWriter, r *http.Request) {
 		stream(w, calls.ImportImage != nil, func(progress func(string)) ([]Image, error) {
 			return calls.ImportImage(r.Context(), r.Body, progress)
@@ -116,11 +106,67 @@ func handler(calls Calls) http.Handler {
 			return nil, calls.Leave(r.Context(), progress)
 		})
 	})
+	handleChange(mux, settingsPath, calls.Set != nil, func(ctx context.Context, c change, progress func(string)) error {
+		return calls.Set(ctx, c.Name, c.Value, progress)
+	})
+	handleChange(mux, recoverPath, calls.Recover != nil, func(ctx context.Context, c change, progress func(string)) error {
+		return calls.Recover(ctx, c.Shards, progress)
+	})
+	handleChange(mux, hintPath, calls.Hint != nil, func(ctx context.Context, c change, _ func(string)) error {
+		return calls.Hint(ctx, c.Addresses)
+	})
+	mux.HandleFunc("POST "+backupPath, func(w http.ResponseWriter, r *http.Request) { serveBackup(w, r, calls.Backup) })
 	// For those who look for time or memory: go tool pprof over the socket (CONTRIBUTING.md).
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
+}
+
+// ask serves a call that takes nothing and answers at once.
+func ask[T any](mux *http.ServeMux, path string, call func(context.Context) (T, error)) {
+	mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+		if call == nil {
+			refuse(w, http.StatusNotImplemented, errNotAvailable)
+			return
+		}
+		result, err := call(r.Context())
+		answer(w, result, err)
+	})
+}
+
+// handleChange serves a call that takes a change and reports progress.
+func handleChange(mux *http.ServeMux, path string, available bool, call func(context.Context, change, func(string)) error) {
+	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		var what change
+		if err := json.NewDecoder(r.Body).Decode(&what); err != nil {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("unreadable request: %w", err))
+			return
+		}
+		stream(w, available, func(progress func(string)) ([]Image, error) {
+			return nil, call(r.Context(), what, progress)
+		})
+	})
+}
+
+// errorTrailer carries what went wrong after a stream had begun.
+const errorTrailer = "Shoal-Error"
+
+func serveBackup(w http.ResponseWriter, r *http.Request, call func(context.Context, string, io.Writer) error) {
+	if call == nil {
+		refuse(w, http.StatusNotImplemented, errNotAvailable)
+		return
+	}
+	var what change
+	if err := json.NewDecoder(r.Body).Decode(&what); err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("unreadable request: %w", err))
+		return
+	}
+	w.Header().Set("Trailer", errorTrailer)
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if err := call(r.Context(), what.Passphrase, w); err != nil {
+		w.Header().Set(errorTrailer, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
 }
 
 var errNotAvailable = errors.New("not available yet: the peer is starting, or was built without it")

@@ -1,6 +1,7 @@
 package shards
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -91,10 +92,11 @@ func (p *planner) promote(s *shard) (Step, bool) {
 	return p.step(s, want, fmt.Sprintf("%d voters for %d", p.voters, s.voters()))
 }
 
-// trim takes away one copy too many that does not vote. Voters too many stay: they harm nobody,
-// and fewer would be less safe. The exception are two voters that a leaving peer has left behind:
-// with two, the loss of either is fatal, so one becomes a copy that does not vote, by going and
-// coming back.
+// trim takes away one copy too many that does not vote. Voters too many for the peers there are
+// stay: they harm nobody, and fewer would be less safe. One exception are two voters that a
+// leaving peer has left behind: with two, the loss of either is fatal, so one becomes a copy that
+// does not vote, by going and coming back. The other are more voters than are asked for, which is
+// somebody's wish.
 func (p *planner) trim(s *shard) (Step, bool) {
 	voters := s.voters()
 	if voters == 2 && p.voters == 1 {
@@ -106,6 +108,10 @@ func (p *planner) trim(s *shard) (Step, bool) {
 		}
 		return p.step(s, without(s, drop), "1 voter for 2")
 	}
+	if voters > p.most {
+		drop := p.leastUseful(s)
+		return p.step(s, without(s, drop), fmt.Sprintf("%d voters for %d", p.most, voters))
+	}
 	if len(s.replicas) > p.copies && len(s.replicas) > voters {
 		for _, r := range s.replicas {
 			if !r.Voter {
@@ -114,6 +120,24 @@ func (p *planner) trim(s *shard) (Step, bool) {
 		}
 	}
 	return Step{}, false
+}
+
+// leastUseful is the voter that a shard misses least: one that does not live, then one that shares
+// its zone, then one on a full peer.
+func (p *planner) leastUseful(s *shard) string {
+	var least *peer
+	for _, r := range s.replicas {
+		q := p.peer(r.Peer)
+		if r.Voter && (least == nil || cmp.Or(
+			cmp.Compare(q.state, least.state),
+			-cmp.Compare(p.inZone(s, q.Zone, ""), p.inZone(s, least.Zone, "")),
+			-cmp.Compare(q.load, least.load),
+			cmp.Compare(affinity(s.id, q), affinity(s.id, least)),
+		) < 0) {
+			least = q
+		}
+	}
+	return least.ID
 }
 
 // improve is one move that evens out zones or load, if there is one. It must make things better

@@ -5,7 +5,7 @@
 // where they can be, peers carry replicas in proportion to their weights, and nothing moves
 // without need: a peer that is down briefly keeps its replicas, and each step changes one replica
 // of a shard. Voters are never fewer after a step than before, except when a peer leaves on its
-// own wish and nobody can take its place.
+// own wish and nobody can take its place, or when fewer are asked for than there are.
 package shards
 
 import (
@@ -97,8 +97,9 @@ type planner struct {
 	peers  map[string]*peer
 	ids    []string // sorted
 	shards []shard
-	voters int // wanted per shard
+	voters int // wanted per shard, on so many peers
 	copies int // wanted per shard, voting or not
+	most   int // wanted per shard, on any number of peers
 }
 
 type peer struct {
@@ -142,6 +143,7 @@ func newPlanner(peers []Peer, current []Assignment, o Options, now time.Time) *p
 	}
 	slices.SortFunc(p.shards, func(a, b shard) int { return cmp.Compare(a.id, b.id) })
 	p.voters, p.copies = sizes(usable, o.Voters)
+	p.most, _ = sizes(math.MaxInt, o.Voters)
 	return p
 }
 

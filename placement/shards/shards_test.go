@@ -92,6 +92,8 @@ func TestPaths(t *testing.T) {
 		{"the third makes three voters", peersOf("a", "b", "c"), "A b", 3, "A b c|A B C"},
 		{"from one to three at once", peersOf("a", "b", "c"), "A", 3, "A c|A b c|A B C"},
 		{"five on request", peersOf("a", "b", "c", "d", "e"), "A B C", 5, "A B C e|A B C d e|A B C D E"},
+		{"three again on request", peersOf("a", "b", "c", "d", "e"), "A B C D E", 3, "A B C E|A B C"},
+		{"the dead go first", down(peersOf("a", "b", "c", "d", "e"), "b", time.Hour), "A B C D E", 3, "A C D E|A C E"},
 		{"four peers, five wanted: three", peersOf("a", "b", "c", "d"), "A B C", 5, ""},
 		{"briefly down keeps its replica", down(peersOf("a", "b", "c", "d"), "c", 59*time.Second), "A B C", 3, ""},
 		{"dead for long is replaced", down(peersOf("a", "b", "c", "d"), "c", 61*time.Second), "A B C", 3, "A B D"},
@@ -155,7 +157,7 @@ func genShards(t *rapid.T, peers []Peer) []Assignment {
 }
 
 // TestStepsAreSafe: from any state, one step per shard changes one replica, leaves no fewer voters
-// (unless somebody leaves), can be agreed on by the living, and the steps come to an end that a
+// (unless somebody leaves or fewer are asked for), can be agreed on by the living, and the steps come to an end that a
 // further call does not disturb.
 func TestStepsAreSafe(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -181,14 +183,14 @@ func TestStepsAreSafe(t *testing.T) {
 				}
 				seen[step.Shard] = true
 				i := slices.IndexFunc(current, func(a Assignment) bool { return a.Shard == step.Shard })
-				checkStep(t, byID, current[i].Replicas, step)
+				checkStep(t, byID, current[i].Replicas, step, o)
 				current[i].Replicas = step.Want
 			}
 		}
 	})
 }
 
-func checkStep(t *rapid.T, byID map[string]Peer, before []Replica, step Step) {
+func checkStep(t *rapid.T, byID map[string]Peer, before []Replica, step Step, o Options) {
 	voters := func(rs []Replica) (n int) {
 		for _, r := range rs {
 			if r.Voter {
@@ -225,7 +227,7 @@ func checkStep(t *rapid.T, byID map[string]Peer, before []Replica, step Step) {
 		t.Fatalf("%s → %s (%s) changes too much", show(before), show(step.Want), step.Reason)
 	}
 	leaving := len(gone) == 1 && byID[gone[0]].Leaves
-	if v := voters(step.Want); v == 0 || v < voters(before) && !leaving && voters(before) != 2 {
+	if v := voters(step.Want); v == 0 || v < voters(before) && !leaving && voters(before) != 2 && v < o.Voters {
 		t.Fatalf("%s → %s (%s): fewer voters", show(before), show(step.Want), step.Reason)
 	}
 }
@@ -252,6 +254,122 @@ func TestGrowthIsFair(t *testing.T) {
 			t.Fatalf("%d moves to give the new peer %d replicas: %v then %v", moves, after["new"], before, after)
 		}
 	})
+}
+
+// TestOneToNineAndBack: peers in three zones join one by one and leave again, in any order, one step carried
+// out at a time. At every size the cluster settles with all the voters it can have, in as many zones as there
+// are, evenly spread, leaders too; on the way each step is safe and no shard ever has fewer voters than it had,
+// as long as three peers are left.
+func TestOneToNineAndBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		o := Options{Voters: rapid.SampledFrom([]int{3, 5}).Draw(t, "voters")}
+		var peers []Peer
+		var current []Assignment
+		for i := range 9 {
+			current = append(current, Assignment{Shard: uint64(i), Replicas: []Replica{{Peer: "p0", Voter: true}}, Leader: "p0"})
+		}
+		for i := range 9 {
+			peers = append(peers, Peer{ID: fmt.Sprintf("p%d", i), Weight: 1, Zone: string(rune('x' + i%3))})
+			settle(t, peers, current, o)
+		}
+		for len(peers) > 1 {
+			i := rapid.IntRange(0, len(peers)-1).Draw(t, "leaves")
+			peers[i].Leaves = true
+			walk(t, peers, current, o)
+			for _, a := range current {
+				if slices.ContainsFunc(a.Replicas, func(r Replica) bool { return r.Peer == peers[i].ID }) {
+					t.Fatalf("%s still holds shard %d: %s", peers[i].ID, a.Shard, show(a.Replicas))
+				}
+			}
+			peers = slices.Delete(peers, i, i+1)
+			settle(t, peers, current, o)
+		}
+	})
+}
+
+// walk carries steps out one at a time, in any order, and leaders over as planned.
+func walk(t *rapid.T, peers []Peer, current []Assignment, o Options) {
+	byID := map[string]Peer{}
+	staying := 0
+	for _, p := range peers {
+		byID[p.ID] = p
+		if !p.Leaves {
+			staying++
+		}
+	}
+	for round := 0; ; round++ {
+		steps := Plan(peers, current, o, now)
+		if len(steps) == 0 {
+			break
+		}
+		if round > 500 {
+			t.Fatalf("no end: %+v", steps)
+		}
+		step := steps[rapid.IntRange(0, len(steps)-1).Draw(t, "step")]
+		a := &current[slices.IndexFunc(current, func(a Assignment) bool { return a.Shard == step.Shard })]
+		checkStep(t, byID, a.Replicas, step, o)
+		if before, after := votersOf(a.Replicas), votersOf(step.Want); staying >= o.Voters && after < before {
+			t.Fatalf("%s → %s with %d peers left (%s)", show(a.Replicas), show(step.Want), staying, step.Reason)
+		}
+		a.Replicas = step.Want
+		if !slices.Contains(a.Replicas, Replica{Peer: a.Leader, Voter: true}) {
+			a.Leader = a.Replicas[slices.IndexFunc(a.Replicas, func(r Replica) bool { return r.Voter })].Peer
+		}
+	}
+	for round := 0; ; round++ {
+		transfers := PlanLeaders(peers, current)
+		if len(transfers) == 0 {
+			return
+		}
+		if round > 50 {
+			t.Fatalf("leaders find no end: %+v", transfers)
+		}
+		for _, tr := range transfers {
+			current[slices.IndexFunc(current, func(a Assignment) bool { return a.Shard == tr.Shard })].Leader = tr.To
+		}
+	}
+}
+
+func settle(t *rapid.T, peers []Peer, current []Assignment, o Options) {
+	walk(t, peers, current, o)
+	voters, copies := sizes(len(peers), o.Voters)
+	zones := map[string]int{}
+	zoneOf, load, led := map[string]string{}, map[string]int{}, map[string]int{}
+	for _, p := range peers {
+		zones[p.Zone]++
+		zoneOf[p.ID], load[p.ID], led[p.ID] = p.Zone, 0, 0
+	}
+	for _, a := range current {
+		in := map[string]bool{}
+		for _, r := range a.Replicas {
+			load[r.Peer]++
+			in[zoneOf[r.Peer]] = true
+		}
+		led[a.Leader]++
+		// Voters that a smaller cluster would not get stay: 4 on 4 peers after one of 5 left.
+		if v := votersOf(a.Replicas); v < voters || len(a.Replicas) < copies || len(in) < min(copies, len(zones)) {
+			t.Fatalf("%d peers: shard %d is %s", len(peers), a.Shard, show(a.Replicas))
+		}
+	}
+	for _, p := range peers {
+		for _, q := range peers {
+			if p.Zone == q.Zone && load[p.ID] > load[q.ID]+1 {
+				t.Fatalf("%d peers of zone %s: %v", len(peers), p.Zone, load)
+			}
+			if len(peers) >= 3 && led[p.ID] > led[q.ID]+1 {
+				t.Fatalf("%d peers lead %v", len(peers), led)
+			}
+		}
+	}
+}
+
+func votersOf(replicas []Replica) (n int) {
+	for _, r := range replicas {
+		if r.Voter {
+			n++
+		}
+	}
+	return n
 }
 
 func fairness(t *rapid.T, peers []Peer, current []Assignment) map[string]int {
