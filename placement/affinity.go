@@ -13,6 +13,7 @@ type PodAffinity struct {
 	RequiredAnti      []AffinityTerm
 	Preferred         []AffinityTerm // with Weight; anti-affinity has a negative one
 	hasInvalidElement bool
+	key               string // equal for equal affinities of pods of one namespace
 }
 
 // Invalid tells whether a selector could not be parsed; such a pod fits nowhere.
@@ -30,10 +31,27 @@ type AffinityTerm struct {
 
 // Matches tells whether the term is about that pod; namespaceLabels are those of the pod's namespace.
 func (t *AffinityTerm) Matches(pod *corev1.Pod, namespaceLabels labels.Set) bool {
-	if !t.namespaces.Has(pod.Namespace) && !t.namespaceOf.Matches(namespaceLabels) {
-		return false
+	return t.MatchesSet(pod.Namespace, pod.Labels, namespaceLabels)
+}
+
+// MatchesSet is like Matches for all pods of a namespace with these labels.
+func (t *AffinityTerm) MatchesSet(namespace string, set, namespaceLabels labels.Set) bool {
+	return (t.namespaces.Has(namespace) || t.namespaceOf.Matches(namespaceLabels)) && t.selector.Matches(set)
+}
+
+// EachNamespace calls f for every populated namespace that the term is about, in no particular order.
+func (t *AffinityTerm) EachNamespace(v *View, f func(namespace string)) {
+	if _, selectable := t.namespaceOf.Requirements(); !selectable {
+		for namespace := range t.namespaces {
+			f(namespace)
+		}
+		return
 	}
-	return t.selector.Matches(labels.Set(pod.Labels))
+	v.EachPopulated(func(namespace string) {
+		if t.namespaces.Has(namespace) || t.namespaceOf.Matches(v.NamespaceLabels(namespace)) {
+			f(namespace)
+		}
+	})
 }
 
 // NamespaceLabels are the labels of a namespace, nil if the view has not heard of it.
@@ -49,7 +67,7 @@ func podAffinity(pod *corev1.Pod) *PodAffinity {
 	if spec == nil || (spec.PodAffinity == nil && spec.PodAntiAffinity == nil) {
 		return nil
 	}
-	a := &PodAffinity{}
+	a := &PodAffinity{key: affinityKey(pod.Namespace, spec)}
 	if s := spec.PodAffinity; s != nil {
 		a.Required = a.terms(pod, s.RequiredDuringSchedulingIgnoredDuringExecution)
 		a.Preferred = append(a.Preferred, a.weighted(pod, s.PreferredDuringSchedulingIgnoredDuringExecution, 1)...)
@@ -59,6 +77,16 @@ func podAffinity(pod *corev1.Pod) *PodAffinity {
 		a.Preferred = append(a.Preferred, a.weighted(pod, s.PreferredDuringSchedulingIgnoredDuringExecution, -1)...)
 	}
 	return a
+}
+
+// affinityKey is the affinity in its protobuf form, which is deterministic.
+func affinityKey(namespace string, spec *corev1.Affinity) string {
+	only := corev1.Affinity{PodAffinity: spec.PodAffinity, PodAntiAffinity: spec.PodAntiAffinity}
+	data, err := only.Marshal()
+	if err != nil {
+		data = []byte(only.String()) // generated marshallers of plain values cannot fail
+	}
+	return namespace + "\x00" + string(data)
 }
 
 func (a *PodAffinity) weighted(pod *corev1.Pod, specs []corev1.WeightedPodAffinityTerm, sign int64) []AffinityTerm {

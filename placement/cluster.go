@@ -41,14 +41,21 @@ type View struct {
 	nodes map[string]*Node // also nodes that only pods or a usage report have named so far
 	slots []*Node          // nodes whose object is known, in no particular order
 	names []string         // names of slots, sorted; nil after a change
+	ring  []int32          // slots by hash; nil after a change
 
 	pods    map[types.NamespacedName]*Pod
 	podsIn  map[string]map[string]*Pod
 	podsOf  map[types.UID]map[types.NamespacedName]*Pod // by controller
 	orphans map[string]map[string]*Pod                  // by namespace: pods without a controller
 	pending map[types.NamespacedName]*Pod               // no node yet, not finished, not terminating
-	affine  map[types.NamespacedName]*Pod               // placed pods with inter-pod (anti-)affinity
 	ended   map[types.NamespacedName]*Pod               // finished, or terminating without a node
+
+	hopeful   map[types.NamespacedName]*Pod            // those of pending that can gain from more than room
+	nominated map[string]map[types.NamespacedName]*Pod // by node: waiting pods for which room is kept there
+
+	labelSets    map[string]map[string]*LabelSet // by namespace and labels
+	affinitySets map[string]*AffinitySet         // by what they say
+	claimUsers   map[claimKey]int
 
 	imageNodes map[string]int // image name → nodes that have it
 
@@ -81,17 +88,21 @@ type View struct {
 // NewView returns an empty view.
 func NewView() *View {
 	return &View{
-		nodes:      map[string]*Node{},
-		pods:       map[types.NamespacedName]*Pod{},
-		podsIn:     map[string]map[string]*Pod{},
-		podsOf:     map[types.UID]map[types.NamespacedName]*Pod{},
-		orphans:    map[string]map[string]*Pod{},
-		pending:    map[types.NamespacedName]*Pod{},
-		affine:     map[types.NamespacedName]*Pod{},
-		ended:      map[types.NamespacedName]*Pod{},
-		imageNodes: map[string]int{},
-		dirty:      map[Ref]struct{}{},
-		failures:   map[types.UID]failure{},
+		nodes:        map[string]*Node{},
+		pods:         map[types.NamespacedName]*Pod{},
+		podsIn:       map[string]map[string]*Pod{},
+		podsOf:       map[types.UID]map[types.NamespacedName]*Pod{},
+		orphans:      map[string]map[string]*Pod{},
+		pending:      map[types.NamespacedName]*Pod{},
+		labelSets:    map[string]map[string]*LabelSet{},
+		affinitySets: map[string]*AffinitySet{},
+		claimUsers:   map[claimKey]int{},
+		hopeful:      map[types.NamespacedName]*Pod{},
+		nominated:    map[string]map[types.NamespacedName]*Pod{},
+		ended:        map[types.NamespacedName]*Pod{},
+		imageNodes:   map[string]int{},
+		dirty:        map[Ref]struct{}{},
+		failures:     map[types.UID]failure{},
 	}
 }
 

@@ -77,10 +77,13 @@ func (v *View) touch(obj Object) {
 		v.mark(KindService, key)
 	case *corev1.Endpoints: //nolint:staticcheck // see View.Endpoints
 		v.mark(KindService, key)
-	case *corev1.PersistentVolumeClaim, *corev1.PersistentVolume, *storagev1.StorageClass:
+	case *corev1.PersistentVolumeClaim, *corev1.PersistentVolume, *storagev1.StorageClass, *storagev1.CSINode,
+		*storagev1.CSIDriver, *storagev1.CSIStorageCapacity, *storagev1.VolumeAttachment:
 		if len(v.pending) > 0 {
 			v.mark(KindVolume, key)
 		}
+	case *corev1.Namespace:
+		v.markHopeful(func(p *Pod) bool { return p.Affinity != nil })
 	case *discoveryv1.EndpointSlice:
 		if name := o.Labels[discoveryv1.LabelServiceName]; name != "" {
 			v.mark(KindService, types.NamespacedName{Namespace: key.Namespace, Name: name})
@@ -144,11 +147,34 @@ func (v *View) touchPod(old, p *Pod) {
 			v.mark(KindPod, key)
 		}
 	}
+	if p != nil && p.Object.Spec.NodeName != "" && len(v.hopeful) > 0 &&
+		(old == nil || old.Object.Spec.NodeName == "" || !maps.Equal(old.Object.Labels, p.Object.Labels)) {
+		v.markHopeful(func(waiting *Pod) bool {
+			return waiting.Affinity != nil || len(waiting.Object.Spec.TopologySpreadConstraints) > 0
+		})
+	}
 	// Room came free: pods that fitted nowhere may fit now.
 	if old != nil && old.Object.Spec.NodeName != "" && !Finished(old.Object) &&
 		(p == nil || Finished(p.Object) || !apiequality.Semantic.DeepEqual(old.Requests, p.Requests)) {
 		v.mark(KindNode, types.NamespacedName{Name: old.Object.Spec.NodeName})
 	}
+}
+
+// markHopeful marks one of the waiting pods for which something may have changed: whoever decides
+// about one waiting pod decides about all.
+func (v *View) markHopeful(changed func(*Pod) bool) {
+	for key, p := range v.hopeful {
+		if changed(p) {
+			v.mark(KindPod, key)
+			return
+		}
+	}
+}
+
+// hopes tells whether a waiting pod can become placeable by more than room coming free: volumes,
+// pods it wants to be near, or pods elsewhere that even out its spread.
+func (p *Pod) hopes() bool {
+	return len(p.Object.Spec.Volumes) > 0 || p.Affinity != nil || len(p.Object.Spec.TopologySpreadConstraints) > 0
 }
 
 // markAdopters marks the controllers that would adopt a pod without one.

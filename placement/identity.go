@@ -13,22 +13,21 @@ import (
 // so that no words appear in pod names.
 const suffixAlphabet = "bcdfghjklmnpqrstvwxz2456789"
 
-// Hash is a stable 64-bit hash of an identity, for TieBreak.
+// Hash is a stable 64-bit hash of an identity, evenly spread: FNV-1a with the finaliser of
+// splitmix64.
 func Hash(identity string) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(identity))
-	return h.Sum64()
-}
-
-// TieBreak orders nodes that are equally good for a pod, given the hashes of the pod's UID and of
-// the node's name: the same for the same pair everywhere, and without preference over many
-// pods. The smaller one wins. It is the finaliser of splitmix64.
-func TieBreak(pod, node uint64) uint64 {
-	z := pod ^ node
+	z := h.Sum64()
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
 	z = (z ^ z>>27) * 0x94d049bb133111eb
 	return z ^ z>>31
 }
+
+// TieBreak orders nodes that are equally good for a pod, given the hashes of the pod's UID and of
+// the node's name: the smaller one wins. Nodes lie on a ring by their hashes, and the pod takes the
+// first one at or after its own; so the winner among many can be found without looking at all.
+func TieBreak(pod, node uint64) uint64 { return node - pod }
 
 // Names makes names and UIDs for new objects out of a seed, so that planning is repeatable:
 // the same seed gives the same sequence. The seed must differ between any two plans whose

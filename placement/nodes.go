@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -49,10 +50,13 @@ type Node struct {
 	ScoredMemory   int64            // bytes
 	Images         map[string]int64 // size in bytes by image name
 
+	hash    uint64
 	slot    int // index in View.slots; -1 without an object
 	pods    map[types.NamespacedName]*Pod
 	ports   map[HostPort]int
 	foreign NodeUsage
+	// strangers are the pods of foreign.
+	strangers []*Pod
 }
 
 // Pods are the pods on the node that the view holds and that still take room, sorted by key.
@@ -65,6 +69,13 @@ func (n *Node) EachPod(f func(*Pod)) {
 	}
 }
 
+// EachForeign calls f for the pods of other shards that the node has reported.
+func (n *Node) EachForeign(f func(*Pod)) {
+	for _, pod := range n.strangers {
+		f(pod)
+	}
+}
+
 // PortTaken tells whether a pod on the node has a port that conflicts with p.
 func (n *Node) PortTaken(p HostPort) bool {
 	for taken := range n.ports {
@@ -73,6 +84,15 @@ func (n *Node) PortTaken(p HostPort) bool {
 		}
 	}
 	return slices.ContainsFunc(n.foreign.Ports, p.Conflicts)
+}
+
+// UnexplainedPortTaken is like PortTaken for the ports that the node has given to pods of other
+// shards of which it has told no more.
+func (n *Node) UnexplainedPortTaken(p HostPort) bool {
+	return slices.ContainsFunc(n.foreign.Ports, func(taken HostPort) bool {
+		return taken.Conflicts(p) &&
+			!slices.ContainsFunc(n.strangers, func(pod *Pod) bool { return slices.Contains(pod.Ports, taken) })
+	})
 }
 
 // Zone is the node's zone within its region, "" without one.
@@ -143,6 +163,25 @@ func (v *View) Node(name string) (*Node, bool) {
 // comes or goes. The slice is the view's own.
 func (v *View) Slots() []*Node { return v.slots }
 
+// Ring lists the slots by the hashes of their nodes' names, for TieBreak. The slice is the view's
+// own.
+func (v *View) Ring() []int32 {
+	if v.ring == nil {
+		v.ring = make([]int32, len(v.slots))
+		for slot := range v.slots {
+			v.ring[slot] = int32(slot)
+		}
+		slices.SortFunc(v.ring, func(a, b int32) int {
+			x, y := v.slots[a], v.slots[b]
+			return cmp.Or(cmp.Compare(x.hash, y.hash), cmp.Compare(x.Name, y.Name))
+		})
+	}
+	return v.ring
+}
+
+// Hash is the hash of the node's name.
+func (n *Node) Hash() uint64 { return n.hash }
+
 // Slot is the node's index in View.Slots, -1 if it has no object.
 func (n *Node) Slot() int { return n.slot }
 
@@ -187,8 +226,16 @@ func (v *View) SetUsage(u NodeUsage) {
 	if u.freesAny(n.foreign) {
 		v.mark(KindNode, types.NamespacedName{Name: u.Node})
 	}
-	n.dropUsage()
+	v.dropUsage(n)
 	n.foreign = u
+	for _, pod := range u.Pods {
+		if _, own := v.pods[keyOf(pod)]; own || Finished(pod) {
+			continue
+		}
+		p := NewPod(pod)
+		n.strangers = append(n.strangers, p)
+		v.countIn(p, n)
+	}
 	n.Requested.Add(u.Granted)
 	n.ScoredMilliCPU += u.Granted.MilliCPU
 	n.ScoredMemory += u.Granted.Memory
@@ -212,7 +259,7 @@ func (u NodeUsage) freesAny(before NodeUsage) bool {
 func (v *View) nodeEntry(name string) *Node {
 	n := v.nodes[name]
 	if n == nil {
-		n = &Node{Name: name, slot: -1, pods: map[types.NamespacedName]*Pod{}, ports: map[HostPort]int{}}
+		n = &Node{Name: name, hash: Hash(name), slot: -1, pods: map[types.NamespacedName]*Pod{}, ports: map[HostPort]int{}}
 		v.nodes[name] = n
 	}
 	return n
@@ -224,7 +271,7 @@ func (v *View) upsertNode(o *corev1.Node) {
 	if n.slot < 0 {
 		n.slot = len(v.slots)
 		v.slots = append(v.slots, n)
-		v.names = nil
+		v.names, v.ring = nil, nil
 	}
 	old := n.Object
 	n.Object = o
@@ -249,16 +296,20 @@ func (v *View) deleteNode(name string) {
 	v.slots[n.slot] = last
 	last.slot = n.slot
 	v.slots = v.slots[:len(v.slots)-1]
-	v.names = nil
+	v.names, v.ring = nil, nil
 	old := n.Object
 	n.Object, n.Allocatable, n.Images, n.slot = nil, Resources{}, nil, -1
-	n.dropUsage()
+	v.dropUsage(n)
 	v.touchNode(n, old, nil)
 	v.forgetNode(n)
 }
 
 // dropUsage takes the node's last report out of its sums.
-func (n *Node) dropUsage() {
+func (v *View) dropUsage(n *Node) {
+	for _, p := range n.strangers {
+		v.countOut(p, n)
+	}
+	n.strangers = nil
 	n.Requested.Sub(n.foreign.Granted)
 	n.ScoredMilliCPU -= n.foreign.Granted.MilliCPU
 	n.ScoredMemory -= n.foreign.Granted.Memory

@@ -8,22 +8,31 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/resource"
 )
 
 // Pod is a pod with what placing it needs, worked out once.
 type Pod struct {
-	Object         *corev1.Pod
-	Requests       Resources
-	ScoredMilliCPU int64
-	ScoredMemory   int64 // bytes
-	Ports          []HostPort
-	Affinity       *PodAffinity // nil if it has no inter-pod (anti-)affinity
+	Object   *corev1.Pod
+	Requests Resources
+	// ScoredMilliCPU and ScoredMemory (bytes) are Requests with defaults for containers that name
+	// none, as scores see a pod that is to be placed; HeldMilliCPU and HeldMemory as they see one
+	// that is. They differ only for pods with pod-level requests.
+	ScoredMilliCPU, ScoredMemory int64
+	HeldMilliCPU, HeldMemory     int64
+	Ports                        []HostPort
+	Affinity                     *PodAffinity // nil if it has no inter-pod (anti-)affinity
+	labelKey                     string       // see LabelSet; empty until the pod is placed
 }
 
 // NewPod works out what placing the pod needs.
 func NewPod(o *corev1.Pod) *Pod {
 	p := &Pod{Object: o, Requests: Requests(o), Ports: hostPorts(o), Affinity: podAffinity(o)}
-	p.ScoredMilliCPU, p.ScoredMemory = ScoredRequests(o)
+	p.ScoredMilliCPU, p.ScoredMemory = scoredRequests(o, false)
+	p.HeldMilliCPU, p.HeldMemory = p.ScoredMilliCPU, p.ScoredMemory
+	if resource.IsPodLevelRequestsSet(o) {
+		p.HeldMilliCPU, p.HeldMemory = scoredRequests(o, true)
+	}
 	return p
 }
 
@@ -75,11 +84,12 @@ func (v *View) EachPod(f func(*Pod)) {
 	}
 }
 
-// EachAffine calls f for every placed pod that has inter-pod (anti-)affinity, in no particular
-// order, for sums.
-func (v *View) EachAffine(f func(*Pod)) {
-	for _, p := range v.affine {
-		f(p)
+// EachNominated calls f for the waiting pods that have a node nominated, in no particular order.
+func (v *View) EachNominated(f func(*Pod)) {
+	for _, pods := range v.nominated {
+		for _, p := range pods {
+			f(p)
+		}
 	}
 }
 
@@ -194,6 +204,12 @@ func (v *View) linkPod(key types.NamespacedName, p *Pod) {
 	case p.Object.Spec.NodeName == "":
 		if p.Object.DeletionTimestamp == nil {
 			v.pending[key] = p
+			if p.hopes() {
+				v.hopeful[key] = p
+			}
+			if node := p.Object.Status.NominatedNodeName; node != "" {
+				addTo(v.nominated, node, key, p)
+			}
 		} else {
 			v.ended[key] = p
 		}
@@ -201,14 +217,12 @@ func (v *View) linkPod(key types.NamespacedName, p *Pod) {
 		n := v.nodeEntry(p.Object.Spec.NodeName)
 		n.pods[key] = p
 		n.Requested.Add(p.Requests)
-		n.ScoredMilliCPU += p.ScoredMilliCPU
-		n.ScoredMemory += p.ScoredMemory
+		n.ScoredMilliCPU += p.HeldMilliCPU
+		n.ScoredMemory += p.HeldMemory
 		for _, port := range p.Ports {
 			n.ports[port]++
 		}
-		if p.Affinity != nil {
-			v.affine[key] = p
-		}
+		v.countIn(p, n)
 	}
 }
 
@@ -221,16 +235,18 @@ func (v *View) unlinkPod(key types.NamespacedName, p *Pod) {
 		dropFrom(v.orphans, key.Namespace, key.Name)
 	}
 	delete(v.pending, key)
-	delete(v.affine, key)
+	delete(v.hopeful, key)
+	dropFrom(v.nominated, p.Object.Status.NominatedNodeName, key)
 	delete(v.ended, key)
 	n := v.nodes[p.Object.Spec.NodeName]
 	if n == nil || n.pods[key] != p {
 		return
 	}
 	delete(n.pods, key)
+	v.countOut(p, n)
 	n.Requested.Sub(p.Requests)
-	n.ScoredMilliCPU -= p.ScoredMilliCPU
-	n.ScoredMemory -= p.ScoredMemory
+	n.ScoredMilliCPU -= p.HeldMilliCPU
+	n.ScoredMemory -= p.HeldMemory
 	for _, port := range p.Ports {
 		if n.ports[port]--; n.ports[port] == 0 {
 			delete(n.ports, port)

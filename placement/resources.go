@@ -93,20 +93,26 @@ func ResourcesOf(list corev1.ResourceList) Resources {
 // Requests is what a pod takes from its node: containers, init and sidecar containers, pod-level
 // resources and overhead, by the rules of KEP-753 and KEP-2837, and one pod slot.
 func Requests(pod *corev1.Pod) Resources {
-	r := ResourcesOf(resource.PodRequests(pod, resource.PodResourcesOptions{UseStatusResources: pod.Spec.NodeName != ""}))
+	r := ResourcesOf(resource.PodRequests(pod, resource.PodResourcesOptions{
+		UseStatusResources: pod.Spec.NodeName != "", InPlacePodLevelResourcesVerticalScalingEnabled: true,
+	}))
 	r.Pods = 1
 	return r
 }
 
-// ScoredRequests is like Requests for CPU and memory, with defaults for containers that name none.
-func ScoredRequests(pod *corev1.Pod) (milliCPU, memory int64) {
-	list := resource.PodRequests(pod, resource.PodResourcesOptions{
-		UseStatusResources: pod.Spec.NodeName != "",
-		NonMissingContainerRequests: corev1.ResourceList{
-			corev1.ResourceCPU:    assumedCPU,
-			corev1.ResourceMemory: assumedMemory,
-		},
-	})
-	r := ResourcesOf(list)
+// scoredRequests is like Requests for CPU and memory, with defaults for containers that name
+// none. A placed pod with pod-level requests gets them only for what it requests nowhere.
+func scoredRequests(pod *corev1.Pod, placed bool) (milliCPU, memory int64) {
+	options := resource.PodResourcesOptions{
+		UseStatusResources: pod.Spec.NodeName != "", InPlacePodLevelResourcesVerticalScalingEnabled: true,
+	}
+	assumed := corev1.ResourceList{corev1.ResourceCPU: assumedCPU, corev1.ResourceMemory: assumedMemory}
+	if placed {
+		for name := range resource.PodRequests(pod, options) {
+			delete(assumed, name)
+		}
+	}
+	options.NonMissingContainerRequests = assumed
+	r := ResourcesOf(resource.PodRequests(pod, options))
 	return r.MilliCPU, r.Memory
 }

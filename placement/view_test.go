@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -28,6 +30,18 @@ func genPod(t *rapid.T) *corev1.Pod {
 			"example.com/gpu":  *resource.NewQuantity(rapid.Int64Range(0, 3).Draw(t, "gpu"), resource.DecimalSI),
 		}},
 	}}
+	if rapid.Bool().Draw(t, "near") {
+		p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
+			{TopologyKey: rapid.SampledFrom([]string{"zone", "rack"}).Draw(t, "key")},
+		}}}
+		p.Status.NominatedNodeName = rapid.SampledFrom([]string{"", "n0"}).Draw(t, "nominated")
+	}
+	if rapid.Bool().Draw(t, "leaving") {
+		p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+	}
+	if rapid.Bool().Draw(t, "claims") {
+		p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}}}
+	}
 	if rapid.Bool().Draw(t, "owned") {
 		p.OwnerReferences = []metav1.OwnerReference{{Kind: KindReplicaSet, Name: "web-1", UID: "rs", Controller: ptr.To(true)}}
 	}
@@ -66,7 +80,26 @@ func face(v *View) string {
 		}
 		text += ";"
 	}
-	return text + fmt.Sprint(v.imageNodes, len(v.slots))
+	return text + countedSets(v) + fmt.Sprint(v.imageNodes, len(v.slots), v.claimUsers, len(v.hopeful), len(v.nominated))
+}
+
+// countedSets are the label sets and affinity sets in a comparable form.
+func countedSets(v *View) string {
+	var lines []string
+	v.EachPopulated(func(namespace string) {
+		v.EachLabelSet(namespace, func(s *LabelSet) {
+			s.Each(func(n *Node, staying, leaving int) {
+				lines = append(lines, fmt.Sprintln(namespace, s.Labels, n.Name, staying, leaving))
+			})
+		})
+	})
+	v.EachAffinitySet(func(s *AffinitySet) {
+		s.Each(func(n *Node, pods int) {
+			lines = append(lines, fmt.Sprintln(s.Affinity.Required[0].TopologyKey, n.Name, pods))
+		})
+	})
+	slices.Sort(lines)
+	return strings.Join(lines, "")
 }
 
 // TestIncrementalEqualsRebuilt: after any history the view is the same as one that was built from
@@ -98,6 +131,11 @@ func TestIncrementalEqualsRebuilt(t *testing.T) {
 				delete(nodes, n.Name)
 			case 5:
 				u := NodeUsage{Node: genNode(t).Name, Granted: Resources{MilliCPU: rapid.Int64Range(0, 5).Draw(t, "granted"), Pods: 1}}
+				if rapid.Bool().Draw(t, "reports pods") {
+					stranger := genPod(t)
+					stranger.Namespace, stranger.Spec.NodeName = "elsewhere", u.Node
+					u.Pods = []*corev1.Pod{stranger}
+				}
 				v.SetUsage(u)
 				usage[u.Node] = u
 			}

@@ -1,78 +1,171 @@
 package schedule
 
 import (
+	"slices"
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 
 	"shoal/placement"
 )
 
-// maxClasses bounds the memory that shared answers take: about 50 bytes per class and node.
+// maxClasses bounds the memory that shared answers take: about 60 bytes per class and node.
 const maxClasses = 64
 
 // batch is the evolving picture of one call: the view, plus what was decided so far.
 type batch struct {
 	view       *placement.View
+	now        time.Time
 	nodes      []node
-	placed     []placed
+	log        []step
 	classes    map[string]*class
 	topologies map[string]*topology
+	nominated  map[int][]*placement.Pod // per slot: waiting pods for which room is kept there
+	nominee    map[types.UID]int        // the reverse
+	claims     claimBook
+	budgets    *budgetBook // nil until somebody looks for victims
+	doomed     map[types.UID]bool
+	// oneByOne turns off grouping: every decision looks at every node. Tests compare the two.
+	oneByOne bool
 }
 
 // node is a node with the room that decisions of this batch have taken.
 type node struct {
 	*placement.Node
-	hash           uint64
 	requested      placement.Resources
 	scoredMilliCPU int64
 	scoredMemory   int64
 	ports          []placement.HostPort // of pods placed by this batch
+	placed         []*placement.Pod     // by this batch
 }
 
-// placed is one decision of this batch: a pod and the slot of its node.
-type placed struct {
+// step is one thing that happened in the batch. With pod set the pod was placed on the slot;
+// without, the pods nominated to the slot have changed, or those that can be preempted there.
+type step struct {
 	pod  *placement.Pod
 	slot int
 }
 
-func newBatch(v *placement.View) *batch {
+func newBatch(v *placement.View, now time.Time) *batch {
 	slots := v.Slots()
 	b := &batch{
-		view: v, nodes: make([]node, len(slots)),
+		view: v, now: now, nodes: make([]node, len(slots)),
 		classes: map[string]*class{}, topologies: map[string]*topology{},
+		nominated: map[int][]*placement.Pod{}, nominee: map[types.UID]int{}, doomed: map[types.UID]bool{},
 	}
 	for i, n := range slots {
-		b.nodes[i] = node{
-			Node: n, hash: placement.Hash(n.Name), requested: n.Requested,
-			scoredMilliCPU: n.ScoredMilliCPU, scoredMemory: n.ScoredMemory,
-		}
+		b.nodes[i] = node{Node: n, requested: n.Requested, scoredMilliCPU: n.ScoredMilliCPU, scoredMemory: n.ScoredMemory}
 	}
+	v.EachNominated(func(p *placement.Pod) {
+		if n, ok := v.Node(p.Object.Status.NominatedNodeName); ok && n.Slot() >= 0 {
+			b.nominated[n.Slot()] = append(b.nominated[n.Slot()], p)
+			b.nominee[p.Object.UID] = n.Slot()
+		}
+	})
 	return b
 }
 
-// decide places one pod.
+// decide places one pod, finds whom it could displace, or says why neither is possible.
 func (b *batch) decide(pod *placement.Pod) Decision {
 	c := b.classOf(pod)
-	if c.refusal != "" {
-		return Decision{Pod: pod.Object, Unschedulable: &Unschedulable{
-			Nodes: len(b.nodes), Reasons: map[string]int{c.refusal: len(b.nodes)},
-			Message: message(len(b.nodes), c.refusal, nil, c.preemption(map[string]int{reasonNotHelpful: len(b.nodes)})),
-		}}
+	if len(b.nodes) == 0 {
+		return Decision{Pod: pod.Object, Withdraw: pod.Object.Status.NominatedNodeName != "",
+			Unschedulable: &Unschedulable{Reasons: map[string]int{}, Message: messageNoNodes}}
 	}
-	slot := c.best(placement.Hash(string(pod.Object.UID)))
+	if c.refusal != "" {
+		return b.refuse(c, pod)
+	}
+	slot := b.keptRoom(c, pod)
 	if slot < 0 {
-		return Decision{Pod: pod.Object, Unschedulable: c.diagnose()}
+		slot = c.best(placement.Hash(string(pod.Object.UID)))
+	}
+	if slot < 0 {
+		return b.displace(c, pod)
+	}
+	d := Decision{Pod: pod.Object, Node: b.nodes[slot].Name}
+	if c.volumes != nil {
+		d.Provision, d.Bind = b.take(c.volumes, b.nodes[slot].Object)
 	}
 	b.place(pod, slot)
-	return Decision{Pod: pod.Object, Node: b.nodes[slot].Name, Provision: c.provision}
+	return d
+}
+
+// refuse answers for a class that no node needs to be asked about.
+func (b *batch) refuse(c *class, pod *placement.Pod) Decision {
+	n := len(b.nodes)
+	d := Decision{Pod: pod.Object, Unschedulable: &Unschedulable{Nodes: n, Reasons: map[string]int{c.refusal: n}}}
+	preemption := messageNever
+	if !c.never() {
+		preemption = message(n, "", map[string]int{reasonNotHelpful: n}, "")
+		d.Withdraw = pod.Object.Status.NominatedNodeName != ""
+	}
+	d.Unschedulable.Message = message(n, c.refusal, nil, preemption)
+	return d
+}
+
+// keptRoom is the slot nominated to the pod if it can go there now, -1 otherwise. It is preferred
+// to every other, or the room would have been made in vain.
+func (b *batch) keptRoom(c *class, pod *placement.Pod) int {
+	slot, ok := b.nominee[pod.Object.UID]
+	if !ok || !c.candidate(slot) {
+		return -1
+	}
+	if objection := c.judge(slot, pod.Object.UID); objection.reasons != nil {
+		return -1
+	}
+	return slot
 }
 
 func (b *batch) place(pod *placement.Pod, slot int) {
 	n := &b.nodes[slot]
-	n.requested = n.requested.Plus(pod.Requests)
-	n.scoredMilliCPU += pod.ScoredMilliCPU
-	n.scoredMemory += pod.ScoredMemory
+	if len(pod.Requests.Scalar) > 0 {
+		n.requested = n.requested.Plus(pod.Requests) // the map may be the view's
+	} else {
+		n.requested.Add(pod.Requests)
+	}
+	n.scoredMilliCPU += pod.HeldMilliCPU
+	n.scoredMemory += pod.HeldMemory
 	n.ports = append(n.ports, pod.Ports...)
-	b.placed = append(b.placed, placed{pod, slot})
+	n.placed = append(n.placed, pod)
+	b.unnominate(pod.Object.UID)
+	b.log = append(b.log, step{pod, slot})
+}
+
+// nominate keeps room for a pod on a slot.
+func (b *batch) nominate(pod *placement.Pod, slot int) {
+	b.unnominate(pod.Object.UID)
+	b.nominated[slot] = append(b.nominated[slot], pod)
+	b.nominee[pod.Object.UID] = slot
+	b.log = append(b.log, step{slot: slot})
+}
+
+func (b *batch) unnominate(pod types.UID) {
+	slot, ok := b.nominee[pod]
+	if !ok {
+		return
+	}
+	delete(b.nominee, pod)
+	b.nominated[slot] = slices.DeleteFunc(slices.Clone(b.nominated[slot]), func(p *placement.Pod) bool { return p.Object.UID == pod })
+	b.log = append(b.log, step{slot: slot})
+}
+
+// rivals are the pods nominated to a slot to which a pod of that priority must leave their room.
+func (b *batch) rivals(slot int, priority int32, except types.UID) []*placement.Pod {
+	all := b.nominated[slot]
+	if len(all) == 0 {
+		return nil
+	}
+	var rivals []*placement.Pod
+	for _, p := range all {
+		if p.Object.UID != except && corev1helpers.PodPriority(p.Object) >= priority {
+			rivals = append(rivals, p)
+		}
+	}
+	return rivals
 }
 
 // classOf finds or makes the class of pods equal to this one, up to date with the batch.
@@ -83,7 +176,9 @@ func (b *batch) classOf(pod *placement.Pod) *class {
 		if len(b.classes) >= maxClasses {
 			clear(b.classes)
 		}
-		c = newClass(b, pod)
+		if c = newClass(b, pod); c.volumes != nil {
+			return c // what others do with volumes can change anything
+		}
 		b.classes[key] = c
 	}
 	c.catchUp()
@@ -92,16 +187,17 @@ func (b *batch) classOf(pod *placement.Pod) *class {
 
 // topology groups the nodes by a label.
 type topology struct {
-	domain []int32 // per slot: index of the label's value; -1 without the label
-	size   int     // number of values
+	key     string
+	domain  []int32   // per slot: index of the label's value; -1 without the label
+	members [][]int32 // per domain: its slots
 }
 
 func (b *batch) topology(key string) *topology {
 	if t := b.topologies[key]; t != nil {
 		return t
 	}
-	t := &topology{domain: make([]int32, len(b.nodes))}
-	index := map[string]int32{}
+	t := &topology{key: key, domain: make([]int32, len(b.nodes))}
+	index := make(map[string]int32, 16)
 	for slot := range b.nodes {
 		value, ok := b.nodes[slot].Object.Labels[key]
 		if !ok {
@@ -110,23 +206,68 @@ func (b *batch) topology(key string) *topology {
 		}
 		i, known := index[value]
 		if !known {
-			i = int32(len(index))
+			i = int32(len(t.members))
 			index[value] = i
+			t.members = append(t.members, nil)
 		}
 		t.domain[slot] = i
+		t.members[i] = append(t.members[i], int32(slot))
 	}
-	t.size = len(index)
 	b.topologies[key] = t
 	return t
 }
 
-// slotOf is the slot of a placed pod's node, -1 if the node has no object.
-func (b *batch) slotOf(pod *placement.Pod) int {
-	if n, ok := b.view.Node(pod.Object.Spec.NodeName); ok {
-		return n.Slot()
+// eachOn calls f for every pod on a slot: those of the view, those of other shards that the node
+// has reported, and those that this batch has placed.
+func (b *batch) eachOn(slot int, f func(*placement.Pod)) {
+	n := &b.nodes[slot]
+	n.EachPod(f)
+	n.EachForeign(f)
+	for _, p := range n.placed {
+		f(p)
 	}
-	return -1
 }
 
-// takesRoom tells whether a pod is on a node and counts for spreading and affinity.
-func takesRoom(pod *corev1.Pod) bool { return pod.Spec.NodeName != "" && !placement.Finished(pod) }
+// budgetBook is what the disruption budgets of the shard's namespaces still allow.
+type budgetBook struct {
+	in map[string][]*budget
+	// epoch changes with every disruption that the batch has charged.
+	epoch int
+}
+
+type budget struct {
+	selector labels.Selector
+	allowed  int32
+	// counted are pods whose disruption the budget has been charged for already.
+	counted map[string]bool
+}
+
+func (b *batch) budgetsIn(namespace string) []*budget {
+	if b.budgets == nil {
+		b.budgets = &budgetBook{in: map[string][]*budget{}}
+		for _, pdb := range b.view.Budgets.All() {
+			if kept := newBudget(pdb); kept != nil {
+				b.budgets.in[pdb.Namespace] = append(b.budgets.in[pdb.Namespace], kept)
+			}
+		}
+	}
+	return b.budgets.in[namespace]
+}
+
+// newBudget returns nil for a budget that selects nothing.
+func newBudget(pdb *policyv1.PodDisruptionBudget) *budget {
+	selector := selectorOf(pdb.Spec.Selector)
+	if selector.Empty() {
+		return nil
+	}
+	kept := &budget{selector: selector, allowed: pdb.Status.DisruptionsAllowed, counted: map[string]bool{}}
+	for name := range pdb.Status.DisruptedPods {
+		kept.counted[name] = true
+	}
+	return kept
+}
+
+// covers tells whether evicting the pod is charged to the budget.
+func (k *budget) covers(pod *corev1.Pod) bool {
+	return len(pod.Labels) > 0 && !k.counted[pod.Name] && k.selector.Matches(labels.Set(pod.Labels))
+}

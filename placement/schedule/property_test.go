@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -181,6 +182,45 @@ func TestBatchEqualsOneByOne(t *testing.T) {
 				v.Upsert(bound(d.Pod, d.Node))
 			} else if single.Unschedulable.Message != d.Unschedulable.Message {
 				t.Fatalf("%s:\n%s in the batch,\n%s alone", d.Pod.Name, d.Unschedulable.Message, single.Unschedulable.Message)
+			}
+		}
+	})
+}
+
+// TestGroupsEqualOneByOne: answering equal pods from groups of nodes gives what looking at every
+// node for every pod gives, texts and victims included.
+func TestGroupsEqualOneByOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := placement.NewView()
+		nodes := rapid.IntRange(fewNodes, 3*fewNodes).Draw(t, "nodes")
+		for i := range nodes {
+			v.Upsert(genNode(t, fmt.Sprintf("n%02d", i)))
+		}
+		for i := range rapid.IntRange(0, 30).Draw(t, "placed") {
+			p := genPod(t, fmt.Sprintf("old-%d", i))
+			p.Spec.NodeName = fmt.Sprintf("n%02d", rapid.IntRange(0, nodes-1).Draw(t, "node"))
+			p.Spec.Priority = ptr.To(rapid.Int32Range(-1, 1).Draw(t, "priority"))
+			v.Upsert(p)
+		}
+		var templates, pods []*corev1.Pod
+		for range rapid.IntRange(1, 3).Draw(t, "templates") {
+			template := genPod(t, "template")
+			template.Spec.Priority = ptr.To(rapid.Int32Range(0, 2).Draw(t, "priority"))
+			templates = append(templates, template)
+		}
+		for i := range rapid.IntRange(1, 60).Draw(t, "pods") {
+			p := rapid.SampledFrom(templates).Draw(t, "template").DeepCopy()
+			p.Name = fmt.Sprintf("p%02d", i)
+			p.UID = types.UID("uid-" + p.Name)
+			pods = append(pods, p)
+		}
+		b, slow := newBatch(v, now), newBatch(v, now)
+		slow.oneByOne = true
+		for _, p := range waiting(v, pods) {
+			fast, plain := b.decide(p), slow.decide(p)
+			if fast.Node != plain.Node || !reflect.DeepEqual(fast.Unschedulable, plain.Unschedulable) || !reflect.DeepEqual(fast.Preempt, plain.Preempt) {
+				t.Fatalf("%s: %s %+v %+v by groups,\n%s %+v %+v one by one", p.Object.Name, fast.Node, fast.Unschedulable, fast.Preempt,
+					plain.Node, plain.Unschedulable, plain.Preempt)
 			}
 		}
 	})

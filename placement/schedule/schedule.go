@@ -39,6 +39,15 @@ type Decision struct {
 	// Provision names the pod's claims whose volumes wait for its node: they are to get the
 	// annotation volume.kubernetes.io/selected-node together with the binding.
 	Provision []types.NamespacedName
+	// Bind gives existing volumes to claims that waited for the pod's node: each volume's
+	// spec.claimRef is to name the claim, before or together with the binding.
+	Bind []VolumeBinding
+}
+
+// VolumeBinding gives a volume to a claim.
+type VolumeBinding struct {
+	Claim  types.NamespacedName
+	Volume string
 }
 
 // Preemption makes room for a pod. The pod is not bound by it: it gets status.nominatedNodeName,
@@ -69,9 +78,9 @@ type Unschedulable struct {
 // picture: each sees the placements decided before it. Pods may be in the view or still to be
 // created. Those that have a node, are gated, finished, terminating or another scheduler's are
 // left out of the answer. The view is not changed.
-func Schedule(v *placement.View, pods []*corev1.Pod, _ time.Time) []Decision {
-	b := newBatch(v)
-	queue := waiting(pods)
+func Schedule(v *placement.View, pods []*corev1.Pod, now time.Time) []Decision {
+	b := newBatch(v, now)
+	queue := waiting(v, pods)
 	decisions := make([]Decision, 0, len(queue))
 	for _, pod := range queue {
 		decisions = append(decisions, b.decide(pod))
@@ -104,9 +113,9 @@ type NodeExplanation struct {
 
 // Explain tells how every node suits the pod now. It answers for any pod, also for one that is
 // placed already, as if it were to be placed again beside itself.
-func Explain(v *placement.View, pod *corev1.Pod, _ time.Time) Explanation {
+func Explain(v *placement.View, pod *corev1.Pod, now time.Time) Explanation {
 	e := Explanation{Waits: whyLeft(pod)}
-	b := newBatch(v)
+	b := newBatch(v, now)
 	pod = pod.DeepCopy()
 	pod.Spec.NodeName = ""
 	c := b.classOf(placement.NewPod(pod))
@@ -142,13 +151,17 @@ func whyLeft(pod *corev1.Pod) string {
 }
 
 // waiting selects and orders the pods to decide.
-func waiting(pods []*corev1.Pod) []*placement.Pod {
+func waiting(v *placement.View, pods []*corev1.Pod) []*placement.Pod {
 	var queue []*placement.Pod
 	for _, pod := range pods {
 		if whyLeft(pod) != "" {
 			continue
 		}
-		queue = append(queue, placement.NewPod(pod))
+		if known, ok := v.Pod(pod.Namespace, pod.Name); ok && known.Object == pod {
+			queue = append(queue, known)
+		} else {
+			queue = append(queue, placement.NewPod(pod))
+		}
 	}
 	slices.SortStableFunc(queue, func(a, b *placement.Pod) int {
 		return cmp.Or(

@@ -24,11 +24,12 @@ const (
 	weightPods     = 2
 	weightBalanced = 1
 	weightImage    = 1
+	weightVolumes  = 1
 )
 
-// fixedScores are per slot and do not change during a batch; slices are nil where every node
+// nodePreferences are per slot and do not change during a batch; slices are nil where every node
 // has the same.
-type fixedScores struct {
+type nodePreferences struct {
 	taints   []int64 // PreferNoSchedule taints that the pod does not tolerate; fewer is better
 	affinity []int64 // sum of preferred node affinity weights
 	image    []int64 // normalised already
@@ -45,12 +46,14 @@ type limits struct {
 	spread, preferences          bool
 }
 
-// fixScores works out what the nodes' own properties are worth to the pod.
-func (c *class) fixScores() fixedScores {
-	var s fixedScores
+// prepareScores works out what the open nodes' own properties are worth to the pod, and counts
+// the pods that it would rather be away from.
+func (c *class) prepareScores() {
+	c.soft = c.softSpread()
+	s := &c.preferences
 	pod := c.pod.Object
 	var preferred *nodeaffinity.PreferredSchedulingTerms
-	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil {
+	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
 		// A term that does not parse scores nothing; validation refuses it.
 		preferred, _ = nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
 	}
@@ -73,10 +76,22 @@ func (c *class) fixScores() fixedScores {
 			s.affinity[slot] = preferred.Score(n.Object)
 		}
 		if s.image != nil {
-			s.image[slot] = images.score(n.Node) * weightImage
+			s.image[slot] = images.score(n.Node)
 		}
 	}
-	return s
+}
+
+// flatScore is the sum of a node's weighted scores that do not depend on other nodes.
+func (c *class) flatScore(slot int) int64 {
+	n := &c.batch.nodes[slot]
+	score := leastAllocated(n, c.pod)*weightFit + balanced(n, c.pod)*weightBalanced
+	if c.preferences.image != nil {
+		score += c.preferences.image[slot] * weightImage
+	}
+	if c.volumes != nil {
+		score += c.batch.volumeScore(c.volumes, n.Object) * weightVolumes
+	}
+	return score
 }
 
 func softTaints(pod *corev1.Pod, n *corev1.Node) (bad int64) {
@@ -130,49 +145,60 @@ func balanced(n *node, pod *placement.Pod) int64 {
 
 // rawScores fills c.raw for the feasible slots and finds their limits.
 func (c *class) rawScores() limits {
-	l := limits{
-		minCrowd: math.MaxInt64, minAttraction: math.MaxInt64, maxAttraction: math.MinInt64,
-		spread: len(c.soft.counts) > 0, preferences: len(c.affinity.preference) > 0,
+	l := c.startLimits()
+	for _, slot := range c.feasible {
+		c.soft.weigh(int(slot), 1)
 	}
-	if l.spread {
-		c.soft.weigh(c.feasible)
-	}
+	c.soft.endWeights()
 	c.raw = c.raw[:0]
 	for _, slot := range c.feasible {
-		var r rawScores
-		if c.fixed.taints != nil {
-			r.taints = c.fixed.taints[slot]
-			l.maxTaints = max(l.maxTaints, r.taints)
-		}
-		if c.fixed.affinity != nil {
-			r.affinity = c.fixed.affinity[slot]
-			l.maxAffinity = max(l.maxAffinity, r.affinity)
-		}
-		if l.spread {
-			if c.soft.ignores(int(slot)) {
-				r.crowd = -1
-			} else {
-				r.crowd = c.soft.crowd(int(slot))
-				l.minCrowd, l.maxCrowd = min(l.minCrowd, r.crowd), max(l.maxCrowd, r.crowd)
-			}
-		}
-		if l.preferences {
-			r.attraction = c.affinity.attraction(int(slot))
-			l.minAttraction, l.maxAttraction = min(l.minAttraction, r.attraction), max(l.maxAttraction, r.attraction)
-		}
+		r := c.rawScore(int(slot), &l)
 		c.raw = append(c.raw, r)
 	}
 	return l
 }
 
-// total is a node's weighted sum of normalised scores.
-func (c *class) total(slot int, r *rawScores, l *limits) int64 {
-	sum := int64(c.room[slot]) + l.taintScore(r)*weightTaint + l.affinityScore(r)*weightAffinity +
-		l.spreadScore(r)*weightSpread + l.podsScore(r)*weightPods
-	if c.fixed.image != nil {
-		sum += c.fixed.image[slot]
+func (c *class) startLimits() limits {
+	c.soft.startWeights()
+	return limits{
+		minCrowd: math.MaxInt64, minAttraction: math.MaxInt64, maxAttraction: math.MinInt64,
+		spread: len(c.soft.counts) > 0, preferences: len(c.affinity.preference) > 0,
 	}
-	return sum
+}
+
+// rawScore is a slot's scores before normalising; it widens the limits.
+func (c *class) rawScore(slot int, l *limits) (r rawScores) {
+	if c.preferences.taints != nil {
+		r.taints = c.preferences.taints[slot]
+		l.maxTaints = max(l.maxTaints, r.taints)
+	}
+	if c.preferences.affinity != nil {
+		r.affinity = c.preferences.affinity[slot]
+		l.maxAffinity = max(l.maxAffinity, r.affinity)
+	}
+	if l.spread {
+		if c.soft.ignores(slot) {
+			r.crowd = -1
+		} else {
+			r.crowd = c.soft.crowd(slot)
+			l.minCrowd, l.maxCrowd = min(l.minCrowd, r.crowd), max(l.maxCrowd, r.crowd)
+		}
+	}
+	if l.preferences {
+		r.attraction = c.affinity.attraction(slot)
+		l.minAttraction, l.maxAttraction = min(l.minAttraction, r.attraction), max(l.maxAttraction, r.attraction)
+	}
+	return r
+}
+
+// total is a node's weighted sum of scores.
+func (c *class) total(slot int, r *rawScores, l *limits) int64 {
+	return int64(c.flat[slot]) + l.relative(r)
+}
+
+// relative is the weighted sum of the scores that are normalised over the feasible nodes.
+func (l *limits) relative(r *rawScores) int64 {
+	return l.taintScore(r)*weightTaint + l.affinityScore(r)*weightAffinity + l.spreadScore(r)*weightSpread + l.podsScore(r)*weightPods
 }
 
 func (l *limits) taintScore(r *rawScores) int64 {

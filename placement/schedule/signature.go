@@ -43,10 +43,14 @@ func signature(p *placement.Pod) string {
 	s.number(-2)
 	eachImage(&pod.Spec, s.text)
 	s.number(-3)
-	for _, volume := range pod.Spec.Volumes {
-		if claim := claimName(pod, &volume); claim != "" {
-			s.text(claim)
+	if usesClaims(pod) || usesDisks(pod) {
+		s.text(pod.Name) // ephemeral volumes have claims named after their pods
+		for i := range pod.Spec.Volumes {
+			s.message(&pod.Spec.Volumes[i])
 		}
+	}
+	if features, demanding := featuresOf(pod); demanding {
+		s.text(features.String())
 	}
 	return string(s.buf)
 }

@@ -21,7 +21,16 @@ type spreadCount struct {
 	self       int64   // 1 if the pod matches its own selector
 	included   []bool  // per slot: the node takes part in the constraint
 	exists     []bool  // per domain: a node that takes part has this value
+	domains    int     // number of those
 	pods       []int64 // per domain
+	// perSlot counts pods per slot for a score over host names, where every node is its own
+	// domain and takes part whatever the policies say; nil otherwise.
+	perSlot []int64
+
+	// least are the smallest count of any domain and that of all others; valid while fresh.
+	least, second int64
+	leastDomain   int32
+	fresh         bool
 }
 
 // hardSpread counts for the constraints that must hold.
@@ -50,7 +59,10 @@ func (c *class) countSpread(constraints []corev1.TopologySpreadConstraint, kind 
 		if s.Matches(labels.Set(c.pod.Object.Labels)) {
 			sc.self = 1
 		}
-		sc.exists, sc.pods = make([]bool, sc.topology.size), make([]int64, sc.topology.size)
+		sc.exists, sc.pods = make([]bool, len(sc.topology.members)), make([]int64, len(sc.topology.members))
+		if kind == corev1.ScheduleAnyway && constraints[i].TopologyKey == corev1.LabelHostname {
+			sc.perSlot = make([]int64, len(c.batch.nodes))
+		}
 		counts = append(counts, sc)
 		policies = append(policies, constraints[i])
 	}
@@ -58,19 +70,24 @@ func (c *class) countSpread(constraints []corev1.TopologySpreadConstraint, kind 
 		return nil
 	}
 	c.includeNodes(counts, policies, needAll)
-	c.batch.view.EachPodIn(c.pod.Object.Namespace, func(p *placement.Pod) {
-		if !takesRoom(p.Object) {
-			return
-		}
-		if slot := c.batch.slotOf(p); slot >= 0 {
-			for i := range counts {
-				counts[i].add(c.pod, p.Object, slot, 1)
+	c.batch.view.EachLabelSet(c.pod.Object.Namespace, func(set *placement.LabelSet) {
+		for i := range counts {
+			s := &counts[i]
+			if s.selector.Empty() || !s.selector.Matches(set.Labels) {
+				continue
 			}
+			set.Each(func(n *placement.Node, staying, _ int) {
+				if n.Slot() >= 0 {
+					s.addAt(n.Slot(), int64(staying))
+				}
+			})
 		}
 	})
-	for _, p := range c.batch.placed {
-		for i := range counts {
-			counts[i].add(c.pod, p.pod.Object, p.slot, 1)
+	for _, step := range c.batch.log {
+		if step.pod != nil {
+			for i := range counts {
+				counts[i].add(c.pod, step.pod.Object, step.slot, 1)
+			}
 		}
 	}
 	return counts
@@ -97,7 +114,10 @@ func (c *class) includeNodes(counts []spreadCount, policies []corev1.TopologySpr
 				continue
 			}
 			counts[i].included[slot] = true
-			counts[i].exists[domain] = true
+			if !counts[i].exists[domain] {
+				counts[i].exists[domain] = true
+				counts[i].domains++
+			}
 		}
 	}
 }
@@ -113,10 +133,7 @@ func lacksDomain(counts []spreadCount, slot int) bool {
 
 // spreadSelector is a constraint's selector with the pod's own values of matchLabelKeys.
 func spreadSelector(constraint *corev1.TopologySpreadConstraint, podLabels map[string]string) labels.Selector {
-	selector, err := metav1.LabelSelectorAsSelector(constraint.LabelSelector)
-	if err != nil {
-		return labels.Nothing()
-	}
+	selector := selectorOf(constraint.LabelSelector)
 	own := labels.Set{}
 	for _, key := range constraint.MatchLabelKeys {
 		if value, ok := podLabels[key]; ok {
@@ -127,62 +144,75 @@ func spreadSelector(constraint *corev1.TopologySpreadConstraint, podLabels map[s
 	return selector.Add(requirements...)
 }
 
-// add counts a pod on a node, or takes it off with by = -1. Terminating pods do not count.
+// counts tells whether a pod on a slot counts. Terminating pods do not.
+func (s *spreadCount) counts(incoming *placement.Pod, pod *corev1.Pod, slot int) bool {
+	return (s.included[slot] || s.perSlot != nil) && pod.DeletionTimestamp == nil && pod.Namespace == incoming.Object.Namespace &&
+		!s.selector.Empty() && s.selector.Matches(labels.Set(pod.Labels))
+}
+
+// add counts a pod on a node, or takes it off with by = -1.
 func (s *spreadCount) add(incoming *placement.Pod, pod *corev1.Pod, slot int, by int64) {
-	if !s.included[slot] || pod.DeletionTimestamp != nil || pod.Namespace != incoming.Object.Namespace ||
-		s.selector.Empty() || !s.selector.Matches(labels.Set(pod.Labels)) {
+	if s.counts(incoming, pod, slot) {
+		s.addAt(slot, by)
+	}
+}
+
+func (s *spreadCount) addAt(slot int, by int64) {
+	if s.perSlot != nil {
+		s.perSlot[slot] += by
 		return
 	}
-	s.pods[s.topology.domain[slot]] += by
+	if s.included[slot] {
+		s.pods[s.topology.domain[slot]] += by
+		s.fresh = false
+	}
 }
 
-// minimum is the smallest count of any domain: 0 if there are fewer domains than minDomains.
-func (s *spreadCount) minimum() int64 {
-	domains, least := 0, int64(math.MaxInt32)
-	for d, exists := range s.exists {
-		if exists {
-			domains++
-			least = min(least, s.pods[d])
-		}
-	}
-	if domains < s.minDomains {
+// minimum is the smallest count of any domain, with one domain's count changed by shift; 0 if
+// there are fewer domains than minDomains.
+func (s *spreadCount) minimum(domain int32, shift int64) int64 {
+	if s.domains < s.minDomains {
 		return 0
 	}
-	return least
-}
-
-func (c *class) spreadMinima() []int64 {
-	if len(c.hard) == 0 {
-		return nil
+	if !s.fresh {
+		s.least, s.second, s.leastDomain, s.fresh = math.MaxInt32, math.MaxInt32, -1, true
+		for d, exists := range s.exists {
+			switch {
+			case !exists:
+			case s.pods[d] < s.least:
+				s.second, s.least, s.leastDomain = s.least, s.pods[d], int32(d)
+			default:
+				s.second = min(s.second, s.pods[d])
+			}
+		}
 	}
-	minima := make([]int64, len(c.hard))
-	for i := range c.hard {
-		minima[i] = c.hard[i].minimum()
+	if shift == 0 || !s.exists[domain] {
+		return s.least
 	}
-	return minima
+	others := s.least
+	if domain == s.leastDomain {
+		others = s.second
+	}
+	return min(others, s.pods[domain]+shift)
 }
 
 // spreads tells whether the pod may go to a slot by all hard constraints.
-func (c *class) spreads(slot int, minima []int64) bool {
-	for i := range c.hard {
-		s := &c.hard[i]
-		domain := s.topology.domain[slot]
-		if domain < 0 || s.pods[domain]+s.self-minima[i] > s.maxSkew {
-			return false
-		}
-	}
-	return true
+func (c *class) spreads(slot int) bool {
+	reason, _ := c.spreadReason(slot, nil)
+	return reason == ""
 }
 
-// spreadReason says why spreads is false, "" if it is true; a missing label cannot be helped.
-func (c *class) spreadReason(slot int, minima []int64) (reason string, hopeless bool) {
+// spreadReason says which hard constraint keeps the pod from a slot, "" if none does; a missing
+// label cannot be helped. shift changes the count of the slot's domain per constraint.
+func (c *class) spreadReason(slot int, shift []int64) (reason string, hopeless bool) {
 	for i := range c.hard {
 		s := &c.hard[i]
 		domain := s.topology.domain[slot]
 		if domain < 0 {
 			return reasonSpreadLabel, true
 		}
-		if s.pods[domain]+s.self-minima[i] > s.maxSkew {
+		by := at(shift, i)
+		if s.pods[domain]+by+s.self-s.minimum(domain, by) > s.maxSkew {
 			return reasonSpread, false
 		}
 	}
@@ -195,6 +225,8 @@ type softSpread struct {
 	needAll bool // nodes that lack a label score nothing
 	seen    [][]uint32
 	round   uint32
+	domains []int // per constraint: domains among the feasible nodes, those without label as one
+	bare    []bool
 	weights []float64
 }
 
@@ -213,9 +245,10 @@ func (c *class) softSpread() softSpread {
 	} else if selector := c.defaultSelector(); !selector.Empty() {
 		s.counts = c.countSpread(defaultSpread, corev1.ScheduleAnyway, selector, false)
 	}
-	s.weights = make([]float64, len(s.counts))
+	n := len(s.counts)
+	s.weights, s.domains, s.bare = make([]float64, n), make([]int, n), make([]bool, n)
 	for i := range s.counts {
-		s.seen = append(s.seen, make([]uint32, s.counts[i].topology.size))
+		s.seen = append(s.seen, make([]uint32, len(s.counts[i].topology.members)))
 	}
 	return s
 }
@@ -264,25 +297,40 @@ func (c *class) defaultSelector() labels.Selector {
 	return selector.Add(requirements...)
 }
 
-// weigh finds, over the feasible nodes, how many domains each constraint has: a constraint's
-// weight grows with their logarithm, so that few big domains are not drowned by many small ones.
-func (s *softSpread) weigh(feasible []int32) {
+// A constraint's weight grows with the logarithm of how many domains the feasible nodes have, so
+// that few big domains are not drowned by many small ones. startWeights, weigh for every feasible
+// node (or several alike) and endWeights find it.
+func (s *softSpread) startWeights() {
 	s.round++
+	clear(s.domains)
+	clear(s.bare)
+}
+
+func (s *softSpread) weigh(slot int, nodes int) {
+	if s.ignores(slot) {
+		return
+	}
 	for i := range s.counts {
-		domains, unlabelled := 0, 0
-		for _, slot := range feasible {
-			if s.ignores(int(slot)) {
-				continue
-			}
-			d := s.counts[i].topology.domain[slot]
-			if d < 0 {
-				unlabelled = 1 // together they count as one domain
-			} else if s.seen[i][d] != s.round {
-				s.seen[i][d] = s.round
-				domains++
-			}
+		if s.counts[i].perSlot != nil {
+			s.domains[i] += nodes
+			continue
 		}
-		s.weights[i] = math.Log(float64(domains + unlabelled + 2))
+		d := s.counts[i].topology.domain[slot]
+		if d < 0 {
+			if !s.bare[i] {
+				s.bare[i] = true
+				s.domains[i]++
+			}
+		} else if s.seen[i][d] != s.round {
+			s.seen[i][d] = s.round
+			s.domains[i]++
+		}
+	}
+}
+
+func (s *softSpread) endWeights() {
+	for i, domains := range s.domains {
+		s.weights[i] = math.Log(float64(domains + 2))
 	}
 }
 
@@ -292,9 +340,15 @@ func (s *softSpread) ignores(slot int) bool { return s.needAll && lacksDomain(s.
 func (s *softSpread) crowd(slot int) int64 {
 	var crowd float64
 	for i := range s.counts {
-		if d := s.counts[i].topology.domain[slot]; d >= 0 {
-			crowd += float64(s.counts[i].pods[d])*s.weights[i] + float64(s.counts[i].maxSkew-1)
+		d := s.counts[i].topology.domain[slot]
+		if d < 0 {
+			continue
 		}
+		pods := s.counts[i].pods[d]
+		if s.counts[i].perSlot != nil {
+			pods = s.counts[i].perSlot[slot]
+		}
+		crowd += float64(pods)*s.weights[i] + float64(s.counts[i].maxSkew-1)
 	}
 	return int64(math.Round(crowd))
 }
