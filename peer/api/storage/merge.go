@@ -14,6 +14,8 @@ import (
 type merger struct {
 	lanes []lane
 	ready laneHeap
+	// released is the revision of the last event that was released.
+	released store.Revision
 }
 
 // lane is one shard's stream. Its queue is in revision order.
@@ -23,15 +25,15 @@ type lane struct {
 	// size is that of the queue's values, in bytes.
 	size int
 	// closed is the revision up to which every event of the shard is in the queue or
-	// was released.
-	closed store.Revision
+	// was released, last the revision of the shard's own that says so.
+	closed, last store.Revision
 }
 
 // newMerger starts all streams at after, which every shard must have passed.
 func newMerger(shards []uint64, after store.Revision) *merger {
 	m := &merger{}
 	for _, shard := range shards {
-		m.lanes = append(m.lanes, lane{shard: shard, closed: after})
+		m.lanes = append(m.lanes, lane{shard: shard, closed: after, last: after})
 	}
 	m.ready.lanes = m.lanes
 	return m
@@ -43,6 +45,7 @@ func (m *merger) push(index int, batch []store.Event) {
 	waiting := len(l.queue) > 0
 	for _, event := range batch {
 		l.closed = max(l.closed, closedThrough(event.Revision))
+		l.last = max(l.last, event.Revision)
 		if !event.Progress {
 			l.queue = append(l.queue, event)
 			l.size += event.Size()
@@ -73,6 +76,7 @@ func (m *merger) release(events, size int) []store.Event {
 			break
 		}
 		released = append(released, l.queue[0])
+		m.released = l.queue[0].Revision
 		taken += l.queue[0].Size()
 		l.size -= l.queue[0].Size()
 		l.queue[0] = store.Event{} // the array lives on
@@ -100,7 +104,9 @@ func (m *merger) horizon() store.Revision {
 	return horizon
 }
 
-// frontier is the revision up to which every event has been released.
+// frontier is a revision up to which every event has been released. It is one that
+// some shard has reached, not merely the end of its tick, because clients are told:
+// a list after that shows what the shards have reached, and must not be older.
 func (m *merger) frontier() store.Revision {
 	frontier := m.lanes[0].closed
 	for i := range m.lanes {
@@ -110,7 +116,13 @@ func (m *merger) frontier() store.Revision {
 			frontier = min(frontier, l.queue[0].Revision-1)
 		}
 	}
-	return frontier
+	reached := m.released
+	for i := range m.lanes {
+		if l := &m.lanes[i]; l.last <= frontier {
+			reached = max(reached, l.last)
+		}
+	}
+	return reached
 }
 
 // highest is the highest revision known of any stream.

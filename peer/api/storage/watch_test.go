@@ -226,9 +226,14 @@ func TestBookmarksAdvance(t *testing.T) {
 		if bookmark.kind != watch.Bookmark {
 			t.Fatalf("event %v, want a bookmark", bookmark)
 		}
-		if bookmark.rev >= wrote {
-			return
+		if bookmark.rev < wrote {
+			continue
 		}
+		// What clients are told never goes back, not even by a part of a tick.
+		if listed := listRevision(t, p); listed < bookmark.rev {
+			t.Errorf("a list after the bookmark %d is at %d", bookmark.rev, listed)
+		}
+		return
 	}
 }
 
