@@ -302,7 +302,9 @@ func FuzzRead(f *testing.F) {
 
 // TestListsWithoutQuorum: a list at "any" over several groups may show each of them at another moment, but each as it was.
 func TestListsWithoutQuorum(t *testing.T) {
-	object := func(key, value string, revision int64) Object { return Object{Key: key, UID: key, Value: value, Revision: revision} }
+	object := func(key, value string, revision int64) Object {
+		return Object{Key: key, UID: key, Value: value, Revision: revision}
+	}
 	create := func(id int, made Object) Operation {
 		return Operation{ID: id, Kind: Create, Key: made.Key, Value: made.Value, Invoke: 1, Return: 2, Outcome: OK, Object: &made}
 	}

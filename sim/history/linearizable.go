@@ -182,7 +182,7 @@ func (l *changeLog) unknownDelete(op *Operation) (s step, end time.Duration, mat
 // watched says that an effect of the operation, at any time up to the final reads, would have been seen by some watch.
 func (l *changeLog) watched(op *Operation) bool {
 	g := l.group(groupOf(op.Key))
-	floor := g.floor(op.Invoke)
+	floor := before(g.passed, op.Invoke)
 	return floor > 0 && g.final > 0 && g.covers(floor, g.final)
 }
 

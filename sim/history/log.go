@@ -44,8 +44,10 @@ type changeLog struct {
 type group struct {
 	// covered are the stretches of revisions of which some watch delivered every change, ascending and apart.
 	covered []stretch
-	// floors are revisions that had certainly been passed at a time, both ascending.
-	floors []floor
+	// passed are revisions that every shard had passed that holds any of the keys, at a time, both ascending. shown are those of them that
+	// were shown as a revision of these very keys or of a part of them: no later read may show a lower one. (Revisions of different
+	// shards may differ by less than a shard's own step, so what another shard has shown is no measure.)
+	passed, shown []floor
 	// final is the revision of the last final read, 0 without one.
 	final int64
 }
@@ -216,39 +218,67 @@ func (l *changeLog) group(prefix string) *group {
 	for i := range l.h.Operations {
 		g.operation(prefix, &l.h.Operations[i])
 	}
-	slices.SortFunc(g.floors, func(a, b floor) int { return cmp.Compare(a.at, b.at) })
-	for i := 1; i < len(g.floors); i++ {
-		g.floors[i].revision = max(g.floors[i].revision, g.floors[i-1].revision)
-	}
+	ascend(g.passed)
+	ascend(g.shown)
 	g.covered = joined(g.covered)
 	return g
 }
 
 // watch notes what a watch has told: of all of the group, or of a part of it.
 func (g *group) watch(prefix string, w *Watch) {
-	if strings.HasPrefix(prefix, w.Key) {
+	wider, part := strings.HasPrefix(prefix, w.Key), strings.HasPrefix(w.Key, prefix)
+	if wider {
 		g.covered = append(g.covered, w.stretch())
-	} else if !strings.HasPrefix(w.Key, prefix) {
+	}
+	if !wider && !part {
 		return
 	}
 	for i := range w.Events {
-		if event := &w.Events[i]; event.change() || event.Kind == Bookmark || event.Kind == InitialEnd {
-			g.floors = append(g.floors, floor{event.At, event.Object.Revision})
+		event := &w.Events[i]
+		if !event.change() && event.Kind != Bookmark && event.Kind != InitialEnd {
+			continue
+		}
+		at := floor{event.At, event.Object.Revision}
+		if wider {
+			g.passed = append(g.passed, at)
+		}
+		if part || event.change() && strings.HasPrefix(event.Object.Key, prefix) {
+			g.shown = append(g.shown, at)
 		}
 	}
 }
 
 func (g *group) operation(prefix string, op *Operation) {
+	if op.Outcome != OK {
+		return
+	}
 	switch {
-	case op.Outcome != OK:
-	case op.Kind == List && (strings.HasPrefix(prefix, op.Key) || strings.HasPrefix(op.Key, prefix)):
+	case op.Kind == List:
 		// One at "any" may come from a replica that lags behind, but its revision had been passed all the same.
-		g.floors = append(g.floors, floor{op.Return, op.ListRevision})
-		if op.Final && strings.HasPrefix(prefix, op.Key) {
-			g.final = max(g.final, op.ListRevision)
+		at := floor{op.Return, op.ListRevision}
+		if strings.HasPrefix(prefix, op.Key) {
+			g.passed = append(g.passed, at)
+			if op.Final {
+				g.final = max(g.final, op.ListRevision)
+			}
+		}
+		if strings.HasPrefix(op.Key, prefix) {
+			g.shown = append(g.shown, at)
 		}
 	case op.writes() && op.Object != nil && strings.HasPrefix(op.Key, prefix):
-		g.floors = append(g.floors, floor{op.Return, op.Object.Revision})
+		at := floor{op.Return, op.Object.Revision}
+		g.shown = append(g.shown, at)
+		if groupOf(op.Key) == prefix {
+			g.passed = append(g.passed, at)
+		}
+	}
+}
+
+// ascend sorts by time and lets revisions never fall.
+func ascend(floors []floor) {
+	slices.SortFunc(floors, func(a, b floor) int { return cmp.Compare(a.at, b.at) })
+	for i := 1; i < len(floors); i++ {
+		floors[i].revision = max(floors[i].revision, floors[i-1].revision)
 	}
 }
 
@@ -266,13 +296,13 @@ func joined(stretches []stretch) []stretch {
 	return apart
 }
 
-// floor is a revision that the group had passed before a moment, 0 if none is known.
-func (g *group) floor(before time.Duration) int64 {
-	n, _ := slices.BinarySearchFunc(g.floors, before, func(f floor, t time.Duration) int { return cmp.Compare(f.at, t) })
+// before is the revision of the last of the floors before a moment, 0 if there is none.
+func before(floors []floor, moment time.Duration) int64 {
+	n, _ := slices.BinarySearchFunc(floors, moment, func(f floor, t time.Duration) int { return cmp.Compare(f.at, t) })
 	if n == 0 {
 		return 0
 	}
-	return g.floors[n-1].revision
+	return floors[n-1].revision
 }
 
 // covers says that every change above after, up to through, was delivered to some watch.
@@ -313,7 +343,7 @@ func (l *changeLog) at(key string, revision int64) (last *change, certain bool) 
 	g := l.group(groupOf(key))
 	if from == 0 && len(g.covered) > 0 {
 		// Before the first change that is known: nothing was written before the recording.
-		from = min(revision, max(g.floor(l.begun[key]), g.covered[0].after))
+		from = min(revision, max(before(g.passed, l.begun[key]), g.covered[0].after))
 	}
 	return last, g.covers(from, revision)
 }

@@ -103,7 +103,7 @@ func (l *changeLog) notOlder(op *Operation) string {
 func (l *changeLog) list(op *Operation) string {
 	switch op.Consistency {
 	case Linearizable:
-		if floor := l.group(groupOf(op.Key + "x")).floor(op.Invoke); op.ListRevision < floor {
+		if floor := before(l.group(groupOf(op.Key+"x")).shown, op.Invoke); op.ListRevision < floor {
 			return fmt.Sprintf("%d had been seen before it was asked for", floor)
 		}
 	case NotOlder:

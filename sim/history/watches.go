@@ -86,7 +86,7 @@ func (c *watchChecker) initial() {
 		if why := c.log.differs(c.w.Key, event.Object.Revision, items); why != "" {
 			c.violate(CheckReliable, event, "its initial state at %d is wrong: %s", event.Object.Revision, why)
 		}
-		if floor := c.log.group(groupOf(c.w.Key + "x")).floor(c.w.Invoke); event.Object.Revision < floor {
+		if floor := before(c.log.group(groupOf(c.w.Key+"x")).shown, c.w.Invoke); event.Object.Revision < floor {
 			c.violate(CheckReads, event, "its initial state is that at %d, but %d had been seen when it was asked for", event.Object.Revision, floor)
 		}
 	}
