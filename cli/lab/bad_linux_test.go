@@ -58,7 +58,7 @@ func fails(t *testing.T, peer *Peer, wanted []string, args ...string) {
 		t.Fatal(err)
 	}
 	select {
-	case <-peer.exited:
+	case <-peer.Exited():
 	case <-time.After(soon):
 		_ = peer.Kill()
 		text, _ := os.ReadFile(peer.Log)
@@ -201,6 +201,11 @@ func missingRoot(t *testing.T) {
 	oneSentence(t, command.ProcessState.ExitCode(), said.String(), []string{"needs root", "sudo"})
 }
 
+// sameHost is another process for the same host and folder.
+func sameHost(p *Peer) *Peer {
+	return &Peer{Name: p.Name, Dir: p.Dir, Log: p.Log, Address: p.Address, host: p.host, binary: p.binary, cgroup: p.cgroup}
+}
+
 // foreignFolder founds a second cluster on the third host, and tries to make its folder one of the first cluster.
 func foreignFolder(t *testing.T, c *cluster, stranger *Peer) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*soon)
@@ -212,9 +217,9 @@ func foreignFolder(t *testing.T, c *cluster, stranger *Peer) {
 		t.Fatal(err, out)
 	}
 	t.Run("is opened only once", func(t *testing.T) {
-		second := *stranger
+		second := sameHost(stranger)
 		second.Log = stranger.Log + ".second"
-		fails(t, &second, []string{stranger.Dir})
+		fails(t, second, []string{stranger.Dir})
 	})
 	if err := stranger.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -227,9 +232,9 @@ func foreignFolder(t *testing.T, c *cluster, stranger *Peer) {
 		fails(t, stranger, []string{"belongs to another cluster than this data folder"}, member)
 	})
 	t.Run("keeps its name", func(t *testing.T) {
-		renamed := *stranger
+		renamed := sameHost(stranger)
 		renamed.Name = "somebody-else"
-		fails(t, &renamed, []string{`belongs to the peer "peer-3"`, "--name"})
+		fails(t, renamed, []string{`belongs to the peer "peer-3"`, "--name"})
 	})
 	t.Run("keeps its ranges", func(t *testing.T) {
 		fails(t, stranger, []string{"--service-cidr", "10.96.0.0/16", "cannot be changed"}, "--service-cidr", "10.97.0.0/16")
@@ -332,7 +337,7 @@ func TestFullDisk(t *testing.T) {
 	t.Logf("after %d writes: %s", len(confirmed), why)
 	// The store cannot go on without its log, so the peer has ended, or is about to. Started again, it says why it does not run.
 	select {
-	case <-small.exited:
+	case <-small.Exited():
 		if said, _ := os.ReadFile(small.Log); !strings.Contains(string(said), "no space left on device") {
 			t.Errorf("nobody said that the disk is full:\n%s", small.lastWords())
 		}

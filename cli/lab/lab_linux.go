@@ -31,6 +31,8 @@ type Config struct {
 	Binary string
 	// Dir holds the peers' data; a folder inside it is made and removed. Empty means the system's temporary folder.
 	Dir string
+	// Disk gives every peer's data folder a disk of its own, of so many bytes, that can be filled and broken; 0 means a folder.
+	Disk int64
 	// JoinArgs are given to every peer join.
 	JoinArgs []string
 	// Progress is told what begins, and gets a function to call when that is done. Nil means silence.
@@ -142,6 +144,11 @@ func (l *Lab) addPeer(n int) (*Peer, error) {
 		return nil, errors.Join(err, host.close())
 	}
 	peer.API = "https://" + peer.forward.address()
+	if l.cfg.Disk > 0 {
+		if err := peer.giveDisk(l.cfg.Disk); err != nil {
+			return nil, errors.Join(err, peer.close())
+		}
+	}
 	return peer, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,9 +35,12 @@ type Peer struct {
 	host    *host
 	binary  string
 	cgroup  string
-	command *exec.Cmd
-	exited  chan struct{}
+	disk    string // the file that is its disk, empty for none
 	forward *forwarder
+
+	lock    sync.Mutex
+	command *exec.Cmd     // the last that was started
+	exited  chan struct{} // closed when it has ended
 }
 
 // Start runs `peer join` with the given further arguments and returns when the process runs. A peer that was stopped or killed can be
@@ -55,11 +59,14 @@ func (p *Peer) Start(args ...string) error {
 	if err := p.host.do(command.Start); err != nil {
 		return fmt.Errorf("starting %s: %w", p.Name, err)
 	}
-	p.command, p.exited = command, make(chan struct{})
+	exited := make(chan struct{})
+	p.lock.Lock()
+	p.command, p.exited = command, exited
+	p.lock.Unlock()
 	go func() {
 		// How it ended is in its log; waiting here only reaps it.
 		_ = command.Wait()
-		close(p.exited)
+		close(exited)
 	}()
 	return nil
 }
@@ -71,7 +78,9 @@ func (p *Peer) Dial(ctx context.Context, network, address string) (net.Conn, err
 
 // Pid is the process ID of the peer, 0 when it does not run.
 func (p *Peer) Pid() int {
-	if p.command == nil || p.command.Process == nil {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	if p.command == nil {
 		return 0
 	}
 	select {
@@ -80,6 +89,13 @@ func (p *Peer) Pid() int {
 	default:
 		return p.command.Process.Pid
 	}
+}
+
+// Exited is closed when the process that was started last has ended; nil if none was started.
+func (p *Peer) Exited() <-chan struct{} {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	return p.exited
 }
 
 // Await waits until the peer's API says that it is ready. It fails at once when the process ends, with what it said last.
@@ -91,7 +107,7 @@ func (p *Peer) Await(ctx context.Context) error {
 			return fmt.Errorf("%s is not ready: %w (%v); its log is %s", p.Name, ctx.Err(), err, p.Log)
 		}
 		select {
-		case <-p.exited:
+		case <-p.Exited():
 			return fmt.Errorf("%s ended: %s", p.Name, p.lastWords())
 		case <-ctx.Done():
 		case <-time.After(20 * time.Millisecond):
@@ -128,9 +144,9 @@ func (p *Peer) Kill() error {
 		return nil // it was never made
 	}
 	err := killAll(func() []int { return processesOf(p.host.name, []string{p.Dir, containerd.StateDir(p.Dir)}, p.cgroup) })
-	if err == nil && p.exited != nil {
+	if exited := p.Exited(); err == nil && exited != nil {
 		// Its main thread is gone from its namespace a moment before its other threads have closed their files.
-		<-p.exited
+		<-exited
 	}
 	return err
 }
@@ -141,7 +157,7 @@ func (p *Peer) KillProcess() error {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			return err
 		}
-		<-p.exited
+		<-p.Exited()
 	}
 	return nil
 }
@@ -156,7 +172,7 @@ func (p *Peer) Stop(ctx context.Context) error {
 		return err
 	}
 	select {
-	case <-p.exited:
+	case <-p.Exited():
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%s does not end: %w", p.Name, ctx.Err())
@@ -181,6 +197,9 @@ func (p *Peer) close() error {
 	}
 	state := containerd.StateDir(p.Dir)
 	failed = append(failed, p.Kill(), unmountBelow(p.Dir), unmountBelow(state), removeCgroups(p.cgroup), os.RemoveAll(state))
+	if p.disk != "" {
+		failed = append(failed, p.removeDisk())
+	}
 	if p.host != nil {
 		failed = append(failed, p.host.close())
 	}
