@@ -1,0 +1,279 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"shoal/sim/history"
+)
+
+// client does one operation after another, on its favourite peer as long as that answers.
+type client struct {
+	id         int
+	chance     *rand.Rand
+	recorder   *recorder
+	apis       []*api
+	favourite  int
+	namespaces []string
+	// prefix is that of all the namespaces.
+	prefix string
+	names  int
+	// pause is the least time from one operation's beginning to the next's.
+	pause time.Duration
+
+	// seen is the highest revision that this client was told, recent some of the last, and known its last version of each object.
+	seen   int64
+	recent []int64
+	known  map[string]history.Object
+}
+
+// run works until the context ends.
+func (c *client) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		begun := time.Now()
+		c.step(ctx)
+		sleep(ctx, c.pause-time.Since(begun))
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// step does one operation.
+func (c *client) step(ctx context.Context) {
+	r := &resources[c.chance.IntN(len(resources))]
+	namespace := c.namespaces[c.chance.IntN(len(c.namespaces))]
+	name := namePrefix + strconv.Itoa(c.chance.IntN(c.names))
+	at := c.favourite
+	if c.chance.IntN(10) == 0 {
+		at = c.chance.IntN(len(c.apis))
+	}
+	op := &history.Operation{Client: c.id, Key: r.key(namespace, name), Outcome: history.OK}
+	var err error
+	switch n := c.chance.IntN(100); {
+	case n < 35:
+		op.Kind = history.Get
+		err = c.get(ctx, at, op, r, namespace, name)
+	case n < 45:
+		op.Kind = history.List
+		err = c.list(ctx, at, op, r, namespace)
+	case n < 62:
+		op.Kind = history.Create
+		err = c.write(ctx, at, op, r, namespace, name)
+	case n < 88:
+		op.Kind = history.Update
+		if c.chance.IntN(4) == 0 {
+			err = c.write(ctx, at, op, r, namespace, name)
+			break
+		}
+		known, ok := c.known[op.Key]
+		if !ok {
+			op.Kind = history.Get
+			err = c.get(ctx, at, op, r, namespace, name)
+			break
+		}
+		op.Precondition = known.Revision
+		err = c.write(ctx, at, op, r, namespace, name)
+	default:
+		op.Kind = history.Delete
+		if known, ok := c.known[op.Key]; ok && c.chance.IntN(2) == 0 {
+			op.Precondition = known.Revision
+		}
+		err = c.delete(ctx, at, op, r, namespace, name)
+	}
+	c.learn(op)
+	c.recorder.operation(*op)
+	if err != nil && op.Failure != history.Exists && op.Failure != history.Absent && op.Failure != history.Conflict {
+		// The next peer may answer; not at once, or a refusing cluster is asked thousands of times a second.
+		c.favourite = (at + 1) % len(c.apis)
+		sleep(ctx, time.Duration(50+c.chance.IntN(150))*time.Millisecond)
+	}
+}
+
+// ask times a request and notes what came of it.
+func (c *client) ask(ctx context.Context, at int, op *history.Operation, method, path string, body any) ([]byte, error) {
+	op.ID, op.Peer = c.recorder.id(), c.apis[at].peer
+	op.Invoke = c.recorder.now()
+	// What is under way when the run ends is waited for: its outcome is worth more than a second.
+	answer, err := c.apis[at].do(context.WithoutCancel(ctx), method, path, body)
+	op.Return = c.recorder.now()
+	if err != nil {
+		judge(op, err)
+	}
+	return answer, err
+}
+
+// learn remembers what an operation told.
+func (c *client) learn(op *history.Operation) {
+	if op.Outcome == history.Failed && op.Failure == history.Absent || op.Kind == history.Delete && op.Outcome == history.OK {
+		delete(c.known, op.Key)
+	}
+	if op.Outcome != history.OK {
+		if op.Failure == history.Conflict {
+			delete(c.known, op.Key)
+		}
+		return
+	}
+	if op.Object != nil {
+		c.note(op.Object.Revision)
+		if op.Consistency == history.Linearizable {
+			c.known[op.Key] = *op.Object
+		}
+	}
+	c.note(op.ListRevision)
+}
+
+func (c *client) note(revision int64) {
+	if revision == 0 {
+		return
+	}
+	c.seen = max(c.seen, revision)
+	if c.recent = append(c.recent, revision); len(c.recent) > 40 {
+		c.recent = c.recent[1:]
+	}
+}
+
+// freshness chooses how fresh a read shall be, and says so to the API.
+func (c *client) freshness(op *history.Operation, exact bool) url.Values {
+	query := url.Values{}
+	n := c.chance.IntN(10)
+	switch {
+	case n < 5:
+	case n < 7:
+		op.Consistency = history.Any
+		query.Set("resourceVersion", "0")
+	case n < 9 || !exact:
+		if c.seen != 0 {
+			op.Consistency, op.Revision = history.NotOlder, c.seen
+			query.Set("resourceVersion", strconv.FormatInt(c.seen, 10))
+			if op.Kind == history.List {
+				query.Set("resourceVersionMatch", "NotOlderThan")
+			}
+		}
+	default:
+		if len(c.recent) > 0 {
+			op.Consistency, op.Revision = history.Exact, c.recent[c.chance.IntN(len(c.recent))]
+			query.Set("resourceVersion", strconv.FormatInt(op.Revision, 10))
+			query.Set("resourceVersionMatch", "Exact")
+		}
+	}
+	return query
+}
+
+func (c *client) get(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
+	return c.getAt(ctx, at, op, r, namespace, name, c.freshness(op, false))
+}
+
+// getAt reads one object.
+func (c *client) getAt(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string, query url.Values) error {
+	answer, err := c.ask(ctx, at, op, http.MethodGet, r.path(namespace, name)+"?"+query.Encode(), nil)
+	if err == nil {
+		op.Object, err = r.object(answer, c.prefix)
+	}
+	if op.Failure == history.Absent {
+		op.Outcome, op.Failure, op.Error, err = history.OK, "", "", nil // that is an answer
+	}
+	return c.readable(op, err)
+}
+
+// readable notes an answer that was no answer.
+func (c *client) readable(op *history.Operation, err error) error {
+	if err != nil && op.Outcome == history.OK {
+		op.Outcome, op.Error = history.Unknown, err.Error()
+	}
+	return err
+}
+
+func (c *client) list(ctx context.Context, at int, op *history.Operation, r *resource, namespace string) error {
+	if c.chance.IntN(2) == 0 {
+		namespace = ""
+	}
+	return c.listAt(ctx, at, op, r, namespace, c.freshness(op, true))
+}
+
+// listAt lists a namespace, or all for "".
+func (c *client) listAt(ctx context.Context, at int, op *history.Operation, r *resource, namespace string, query url.Values) error {
+	op.Key = r.name + "/"
+	if namespace != "" {
+		op.Key += namespace + "/"
+	}
+	answer, err := c.ask(ctx, at, op, http.MethodGet, r.path(namespace, "")+"?"+query.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	var list struct {
+		Metadata metav1.ListMeta   `json:"metadata"`
+		Items    []json.RawMessage `json:"items"`
+	}
+	err = json.Unmarshal(answer, &list)
+	if err == nil {
+		op.ListRevision, err = parseRevision(list.Metadata.ResourceVersion)
+	}
+	for _, item := range list.Items {
+		var object *history.Object
+		if object, err = r.object(item, c.prefix); err != nil {
+			break
+		}
+		if object != nil {
+			op.Items = append(op.Items, *object)
+		}
+	}
+	return c.readable(op, err)
+}
+
+func (c *client) write(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
+	op.Value = c.recorder.value(c.id)
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
+	method, path := http.MethodPost, r.path(namespace, "")
+	if op.Kind == history.Update {
+		method, path = http.MethodPut, r.path(namespace, name)
+		if op.Precondition != 0 {
+			meta.ResourceVersion = strconv.FormatInt(op.Precondition, 10)
+		}
+	}
+	answer, err := c.ask(ctx, at, op, method, path, r.encode(meta, op.Value))
+	if err != nil {
+		return err
+	}
+	if op.Object, err = r.object(answer, c.prefix); err == nil && op.Object == nil {
+		err = fmt.Errorf("the answer is another object: %s", answer)
+	}
+	return c.readable(op, err)
+}
+
+func (c *client) delete(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
+	options := metav1.DeleteOptions{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}}
+	if op.Precondition != 0 {
+		revision := strconv.FormatInt(op.Precondition, 10)
+		options.Preconditions = &metav1.Preconditions{ResourceVersion: &revision}
+	}
+	answer, err := c.ask(ctx, at, op, http.MethodDelete, r.path(namespace, name), options)
+	if err != nil {
+		return err
+	}
+	var status struct {
+		Details struct {
+			UID types.UID `json:"uid"`
+		} `json:"details"`
+	}
+	if err = json.Unmarshal(answer, &status); err == nil {
+		op.Deleted = string(status.Details.UID)
+	}
+	return c.readable(op, err)
+}
