@@ -16,12 +16,11 @@ import (
 	kstorage "k8s.io/apiserver/pkg/storage"
 
 	"shoal/consensus"
-	"shoal/consensus/consensustest"
 	"shoal/consensus/store"
 )
 
 const (
-	// smallHistory is the history of a host that a test compacts, and recordCost
+	// smallHistory is the history of a cluster that tests compact, and recordCost
 	// what the store counts for a record beside its superseded value.
 	smallHistory = 1 << 20
 	recordCost   = 192
@@ -29,17 +28,6 @@ const (
 	fillerKey = "/filler"
 	touchKey  = "/touched"
 )
-
-// compactableHost is a host whose history can be filled to the last byte.
-func compactableHost(t *testing.T, top topology) *consensus.Host {
-	t.Helper()
-	host := consensustest.NewNetwork().Open(t, "peer-a", t.TempDir(), func(c *consensus.Config) {
-		c.DataShards = top.shards
-		c.History = store.Limits{Bytes: smallHistory, Age: time.Hour}
-	})
-	consensustest.Found(t, host)
-	return host
-}
 
 // compact is upstream's Compaction: the history of the revision's shard is filled
 // until everything up to the revision has fallen out, and nothing after it.
@@ -50,11 +38,11 @@ func (p *pods) compact(ctx context.Context, t *testing.T, resourceVersion string
 		t.Fatal(err)
 	}
 	shard := upTo.Shard()
-	kept := historySize(ctx, t, p.host, shard, upTo)
+	kept := historySize(ctx, t, p.replica, shard, upTo)
 	filler := make([]byte, smallHistory-kept-2*recordCost-len(fillerKey))
 	propose(ctx, t, p.host, shard, store.Op{Key: fillerKey, Value: filler})
 	rev := propose(ctx, t, p.host, shard, store.Op{Key: fillerKey, Delete: true})
-	view, _ := p.host.Local(shard)
+	view, _ := p.replica.Local(shard)
 	if view.Floor() != upTo {
 		t.Fatalf("compacted up to %d, not %d", view.Floor(), upTo)
 	}
@@ -137,7 +125,6 @@ type renumbered struct {
 	t *testing.T
 
 	mu       sync.Mutex
-	changed  *sync.Cond
 	stream   *stream
 	start    store.Revision
 	writes   []store.Revision
@@ -148,7 +135,6 @@ func newRenumbered(t *testing.T, p *pods) *renumbered {
 	t.Helper()
 	ctx := t.Context()
 	r := &renumbered{pods: p, t: t}
-	r.changed = sync.NewCond(&r.mu)
 	shards, err := p.shards.All(ctx)
 	if err == nil {
 		r.start, err = p.confirmed(ctx, shards)
@@ -168,7 +154,6 @@ func newRenumbered(t *testing.T, p *pods) *renumbered {
 				}
 			}
 			r.frontier = next.frontier
-			r.changed.Broadcast()
 			r.mu.Unlock()
 		}
 	}()
@@ -184,20 +169,38 @@ func (r *renumbered) dense(rev store.Revision) uint64 {
 	if err != nil {
 		r.t.Error(err)
 	}
+	r.follow(rev)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for closedThrough(r.frontier) < rev {
-		select {
-		case r.stream.advance <- struct{}{}:
-		default:
-		}
-		r.changed.Wait()
-	}
 	return 1 + uint64(sort.Search(len(r.writes), func(i int) bool { return r.writes[i] > rev }))
+}
+
+// follow waits until everything up to a revision is numbered. The replica that the
+// stream reads from may be behind the one that the revision came from.
+func (r *renumbered) follow(rev store.Revision) {
+	for {
+		r.mu.Lock()
+		frontier := r.frontier
+		r.mu.Unlock()
+		if closedThrough(frontier) >= rev || r.t.Context().Err() != nil {
+			return
+		}
+		r.stream.ask()
+		time.Sleep(2 * time.Millisecond)
+	}
 }
 
 // real is the revision of a number; one that was not given out yet is far ahead.
 func (r *renumbered) real(dense uint64) store.Revision {
+	shards, err := r.shards.All(r.t.Context())
+	if err == nil {
+		var now store.Revision
+		now, err = r.confirmed(r.t.Context(), shards)
+		r.follow(now)
+	}
+	if err != nil {
+		r.t.Error(err)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -301,8 +304,8 @@ func (r *renumbered) GetList(ctx context.Context, key string, opts kstorage.List
 
 func (r *renumbered) CompactRevision() int64 {
 	floor := r.pods.CompactRevision()
-	if floor == 0 {
-		return 0
+	if store.Revision(floor) <= r.start {
+		return 0 // what an earlier test compacted
 	}
 	return int64(r.dense(store.Revision(floor)))
 }

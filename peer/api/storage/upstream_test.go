@@ -20,7 +20,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	featuregatetesting "k8s.io/component-base/featuregate/testing"
 
-	"shoal/consensus"
+	"shoal/consensus/store"
 )
 
 const bookmarkPeriodInTests = 500 * time.Millisecond
@@ -29,26 +29,34 @@ const bookmarkPeriodInTests = 500 * time.Millisecond
 type upstreamTest struct {
 	name string
 	run  func(ctx context.Context, t *testing.T, e upstreamEnv)
-	// onlyOne says why the test means nothing on several shards.
-	onlyOne string
+	// needsReplica says why the test means nothing on a peer without a replica.
+	needsReplica string
+	// together are namespaces that have to be in one shard.
+	together []string
 	// unsafeDelete runs it with the feature AllowUnsafeMalformedObjectDeletion.
 	unsafeDelete bool
 	// waits says that it spends its time waiting: it runs beside others.
 	waits bool
-	// ownHost gives it a host with a small history, which it can compact, and dense
-	// revisions, with which it can calculate.
-	ownHost bool
+	// alone gives it a cluster where nothing else happens and with a small history: it
+	// compacts, or calculates with revisions.
+	alone bool
 }
 
 // upstreamEnv makes storages for a test.
 type upstreamEnv struct {
-	t    *testing.T
-	host *consensus.Host
-	top  topology
+	t       *testing.T
+	cluster cluster
+	place   place
+	top     topology
 }
 
 func (e upstreamEnv) pods(options ...option) *pods {
-	return newPods(e.t, e.host, e.top, options...)
+	p := newPods(e.t, e.place.peer(e.cluster), e.top, options...)
+	p.replica = e.cluster.leader
+	if p.keys.prefix == "/" {
+		e.cluster.wipe(e.t, p.keys.root())
+	}
+	return p
 }
 
 // upstreamTests are upstream's tests, in the order of their source. The list is
@@ -97,7 +105,7 @@ var upstreamTests = []upstreamTest{
 	{name: "RunTestPreconditionalDeleteWithOnlySuggestionPass", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass(ctx, t, e.pods())
 	}},
-	{name: "RunTestList", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestList", alone: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		r := newRenumbered(t, e.pods())
 		storagetesting.RunTestList(ctx, t, r, r.compact, false, nil)
 	}},
@@ -114,7 +122,7 @@ var upstreamTests = []upstreamTest{
 	{name: "RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError", unsafeDelete: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError(ctx, t, e.pods())
 	}},
-	{name: "RunTestConsistentList", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestConsistentList", alone: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		r := newRenumbered(t, e.pods())
 		storagetesting.RunTestConsistentList(ctx, t, r, r.increase, false, true, false)
 	}},
@@ -143,7 +151,7 @@ var upstreamTests = []upstreamTest{
 		s := e.pods()
 		storagetesting.RunTestListContinuationWithFilter(ctx, t, s, s.checkReads)
 	}},
-	{name: "RunTestListInconsistentContinuation", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestListInconsistentContinuation", alone: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		s := e.pods()
 		storagetesting.RunTestListInconsistentContinuation(ctx, t, s, s.compact)
 	}},
@@ -186,7 +194,7 @@ var upstreamTests = []upstreamTest{
 	{name: "RunTestNamespaceScopedList", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestNamespaceScopedList(ctx, t, e.pods())
 	}},
-	{name: "RunTestCompactRevision", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestCompactRevision", alone: true, needsReplica: "CompactRevision tells of the local replicas, without asking anybody", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		r := newRenumbered(t, e.pods())
 		storagetesting.RunTestCompactRevision(ctx, t, r, r.increase, r.compact)
 	}},
@@ -196,7 +204,7 @@ var upstreamTests = []upstreamTest{
 	{name: "RunTestWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestWatch(ctx, t, e.pods())
 	}},
-	{name: "RunTestWatchFromZero", ownHost: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+	{name: "RunTestWatchFromZero", alone: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		s := e.pods()
 		storagetesting.RunTestWatchFromZero(ctx, t, s, s.compact)
 	}},
@@ -237,11 +245,13 @@ var upstreamTests = []upstreamTest{
 	{name: "RunTestNamespaceScopedWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestNamespaceScopedWatch(ctx, t, e.pods())
 	}},
-	{name: "RunTestWatchDispatchBookmarkEvents", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		// the write is to another namespace: on several shards there is nothing that a
-		// bookmark could tell this one's watch
-		storagetesting.RunTestWatchDispatchBookmarkEvents(ctx, t, e.pods(), len(e.top.all) == 1)
-	}},
+	{
+		// a namespace's watch asks its own shard alone (D3): what happens in a namespace of another shard gives it no bookmark
+		name: "RunTestWatchDispatchBookmarkEvents", waits: true, together: []string{"test-ns", "other-ns-0", "other-ns-1"},
+		run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
+			storagetesting.RunTestWatchDispatchBookmarkEvents(ctx, t, e.pods(), true)
+		},
+	},
 	{name: "RunTestOptionalWatchBookmarksWithCorrectResourceVersion", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion(ctx, t, e.pods())
 	}},
@@ -252,9 +262,8 @@ var upstreamTests = []upstreamTest{
 		storagetesting.RunWatchSemantics(ctx, t, e.pods())
 	}},
 	{
-		name: "RunWatchSemanticInitialEventsExtended",
-		onlyOne: "it wants the bookmark after one namespace's objects at the revision of a write to another namespace; " +
-			"here a namespace's watch asks its own shard alone (D3)",
+		// for the same reason
+		name: "RunWatchSemanticInitialEventsExtended", alone: true, together: []string{"ns-foo", "other-ns-foo"},
 		run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 			storagetesting.RunWatchSemanticInitialEventsExtended(ctx, t, e.pods())
 		},
@@ -267,50 +276,26 @@ var upstreamTests = []upstreamTest{
 	}},
 }
 
-// upstreamWorlds are where the suite runs: on one shard, across several, and from a
-// peer that holds no replica of them. own makes a host for a test that compacts it;
-// where it is nil those tests are left out, because their helper has to see the
-// replica.
-var upstreamWorlds = []struct {
-	name string
-	top  topology
-	host func(t *testing.T) *consensus.Host
-	own  func(t *testing.T) *consensus.Host
-}{
-	{"one shard", oneShard,
-		func(t *testing.T) *consensus.Host { return sharedHost(t, oneShard) },
-		func(t *testing.T) *consensus.Host { return compactableHost(t, oneShard) }},
-	{"several shards", severalShards,
-		func(t *testing.T) *consensus.Host { return sharedHost(t, severalShards) },
-		func(t *testing.T) *consensus.Host { return compactableHost(t, severalShards) }},
-	{"without a replica", severalShards,
-		func(t *testing.T) *consensus.Host { _, without := twoPeers(t); return without }, nil},
-}
-
-// TestUpstream runs upstream's suite, but for the tests that only wait.
+// TestUpstream runs upstream's suite at every place, but for the tests that only
+// wait.
 func TestUpstream(t *testing.T) {
-	for _, world := range upstreamWorlds {
-		t.Run(world.name, func(t *testing.T) {
-			host := world.host(t)
+	shared := newCluster(t, store.Limits{})
+	quiet := newCluster(t, store.Limits{Bytes: smallHistory, Age: time.Hour})
+	for _, place := range places {
+		t.Run(place.name, func(t *testing.T) {
 			for _, test := range upstreamTests {
-				leftOut := ""
-				switch {
-				case test.waits:
+				if test.waits {
 					continue
-				case test.onlyOne != "" && len(world.top.all) > 1:
-					leftOut = test.onlyOne
-				case test.ownHost && world.own == nil:
-					leftOut = "its compaction has to see the replica"
 				}
-				if leftOut != "" {
-					t.Logf("left out: %s: %s", test.name, leftOut)
+				if test.needsReplica != "" && strings.HasSuffix(place.name, "without a replica") {
+					t.Logf("left out: %s: %s", test.name, test.needsReplica)
 					continue
 				}
 				t.Run(test.name, func(t *testing.T) {
 					featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, test.unsafeDelete)
-					e := upstreamEnv{t: t, host: host, top: world.top}
-					if test.ownHost {
-						e.host = world.own(t)
+					e := upstreamEnv{t: t, cluster: shared, place: place, top: place.top.together(test.together)}
+					if test.alone {
+						e.cluster = quiet
 					}
 					test.run(t.Context(), t, e)
 				})
@@ -323,15 +308,15 @@ func TestUpstream(t *testing.T) {
 // feature gates are set.
 func TestUpstreamWaiting(t *testing.T) {
 	t.Parallel()
-	for _, world := range upstreamWorlds {
-		t.Run(world.name, func(t *testing.T) {
+	shared := newCluster(t, store.Limits{})
+	for _, place := range places {
+		t.Run(place.name, func(t *testing.T) {
 			t.Parallel()
-			host := world.host(t)
 			for _, test := range upstreamTests {
 				if test.waits {
 					t.Run(test.name, func(t *testing.T) {
 						t.Parallel()
-						test.run(t.Context(), t, upstreamEnv{t: t, host: host, top: world.top})
+						test.run(t.Context(), t, upstreamEnv{t: t, cluster: shared, place: place, top: place.top.together(test.together)})
 					})
 				}
 			}

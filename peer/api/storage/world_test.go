@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -75,6 +76,21 @@ func (top topology) layout() Shards {
 	}
 }
 
+// together is the topology with the namespaces in one shard.
+func (top topology) together(namespaces []string) topology {
+	if len(namespaces) == 0 || len(top.all) == 1 {
+		return top
+	}
+	locate := top.locate
+	top.locate = func(namespace string) uint64 {
+		if slices.Contains(namespaces, namespace) {
+			namespace = namespaces[0]
+		}
+		return locate(namespace)
+	}
+	return top
+}
+
 // hosts are shared by the tests that need none of their own: founding one takes a
 // quarter of a second. Each test has its own key prefix there.
 var (
@@ -129,7 +145,7 @@ func newPods(t *testing.T, host *consensus.Host, top topology, options ...option
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &pods{Storage: s, prefix: prefix}
+	return &pods{Storage: s, prefix: prefix, replica: host}
 }
 
 // pods is a storage whose transformer can be replaced: upstream's
@@ -137,6 +153,8 @@ func newPods(t *testing.T, host *consensus.Host, top topology, options ...option
 type pods struct {
 	*Storage
 	prefix *storagetesting.PrefixTransformer
+	// replica is a host that has a replica of the shards.
+	replica *consensus.Host
 }
 
 func (p *pods) UpdatePrefixTransformer(modify storagetesting.PrefixTransformerModifier) func() {
