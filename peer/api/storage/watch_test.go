@@ -27,7 +27,14 @@ type seen struct {
 	rev  store.Revision
 }
 
-func see(t testing.TB, event watch.Event) seen {
+// failer is a test or a property's one case.
+type failer interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
+func see(t failer, event watch.Event) seen {
 	t.Helper()
 	obj := event.Object
 	if shared, ok := obj.(runtime.CacheableObject); ok {
@@ -41,7 +48,7 @@ func see(t testing.TB, event watch.Event) seen {
 }
 
 // read takes n events.
-func read(t testing.TB, w watch.Interface, n int) []seen {
+func read(t failer, w watch.Interface, n int) []seen {
 	t.Helper()
 	events := make([]seen, 0, n)
 	timeout := time.After(20 * time.Second)

@@ -253,7 +253,7 @@ func (p *pods) remove(ctx context.Context, namespace, name string) (*example.Pod
 	return out, p.Delete(ctx, podKey(namespace, name), out, nil, kstorage.ValidateAllObjectFunc, nil, kstorage.DeleteOptions{})
 }
 
-func revisionOf(t testing.TB, obj runtime.Object) store.Revision {
+func revisionOf(t failer, obj runtime.Object) store.Revision {
 	t.Helper()
 	rev, err := kstorage.APIObjectVersioner{}.ObjectResourceVersion(obj)
 	if err != nil {
