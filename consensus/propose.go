@@ -49,6 +49,15 @@ func (h *Host) Propose(ctx context.Context, shard uint64, tx store.Transaction) 
 	}
 }
 
+// Request draws an ID and a stamp, for a transaction that its proposer may have to
+// propose again in a later call. Error: ErrClockSkew.
+func (h *Host) Request() (store.RequestID, store.Revision, error) {
+	var id store.RequestID
+	rand.Read(id[:]) //nolint:errcheck // never fails since Go 1.24
+	stamp, err := h.clock.stamp()
+	return id, stamp, err
+}
+
 func (h *Host) checkSize(tx store.Transaction) error {
 	if n := store.TransactionSize(tx); n > h.cfg.MaxTransaction {
 		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, n, h.cfg.MaxTransaction)

@@ -27,6 +27,7 @@ type Network struct {
 	listeners map[string]*bufconn.Listener
 	peers     map[string]bool
 	cut       map[[2]string]bool
+	deaf      map[[2]string]bool
 	conns     map[net.Conn][2]string
 }
 
@@ -36,6 +37,7 @@ func NewNetwork() *Network {
 		listeners: map[string]*bufconn.Listener{},
 		peers:     map[string]bool{},
 		cut:       map[[2]string]bool{},
+		deaf:      map[[2]string]bool{},
 		conns:     map[net.Conn][2]string{},
 	}
 }
@@ -133,12 +135,27 @@ func (n *Network) Dial(ctx context.Context, from, to, service string) (net.Conn,
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.conns[conn] = [2]string{from, to}
-	return &tracked{Conn: conn, network: n}, nil
+	return &tracked{Conn: conn, network: n, ends: [2]string{from, to}}, nil
 }
 
+// tracked is the dialling end of a connection.
 type tracked struct {
 	net.Conn
 	network *Network
+	ends    [2]string
+}
+
+// Read breaks the connection at an answer that Deafen wants lost.
+func (c *tracked) Read(b []byte) (int, error) {
+	size, err := c.Conn.Read(b)
+	c.network.mu.Lock()
+	lost := c.network.deaf[c.ends]
+	c.network.mu.Unlock()
+	if lost {
+		c.Close()
+		return 0, errUnreachable
+	}
+	return size, err
 }
 
 func (c *tracked) Close() error {
@@ -160,11 +177,20 @@ func (n *Network) Cut(a, b string) {
 	}
 }
 
-// Heal ends every cut.
+// Deafen loses what a peer is answered on connections that it dialled to another:
+// what it says arrives, and then the connection breaks.
+func (n *Network) Deafen(peer, to string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.deaf[[2]string{peer, to}] = true
+}
+
+// Heal ends every cut and deafness.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
+	clear(n.deaf)
 }
 
 // ClusterID is the cluster that hosts of this package belong to.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"shoal/consensus"
 	"shoal/consensus/store"
 )
 
@@ -69,38 +71,50 @@ type proposal struct {
 	// one.
 	writes []*pendingWrite
 	result ShardResult
+	// uncertain says that the shard was asked and did not answer.
+	uncertain bool
 }
 
 // Commit proposes the collected writes as one transaction per shard, to all shards
-// at once. Within a shard all of them are applied or none; there is no such promise
-// between shards, and the results say what happened in each.
+// at once. Within a shard all of them are applied or none, and their events follow
+// one another in the order of collection; there is no such promise between shards,
+// and the results say what happened in each.
 //
-// The error joins the shards' errors. A transaction is committed once: after any
-// error the decision is to be taken again from what is stored then, which is safe
-// also where the outcome is unknown, because every write carries its condition.
+// The error joins the shards' errors. Where it says that an outcome is unknown
+// (apierrors.IsTimeout), Commit may be called again: it asks those shards for the
+// same requests, which none applies twice, and returns the results of all. Otherwise a
+// transaction is committed once: the decision is to be taken again from what is
+// stored then.
 func (t *Transaction) Commit(ctx context.Context) ([]ShardResult, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.spent {
+	if t.spent && !slices.ContainsFunc(t.proposals, (*proposal).unknown) {
 		return nil, errSpent
 	}
-	t.spent = true
-	proposals, err := t.plan(ctx)
-	if err != nil {
-		return nil, apiError(err)
+	if !t.spent {
+		t.spent = true
+		var err error
+		if t.proposals, err = t.plan(ctx); err != nil {
+			return nil, apiError(err)
+		}
 	}
+	again := slices.ContainsFunc(t.proposals, (*proposal).unknown)
 	var asked sync.WaitGroup
-	for _, p := range proposals {
-		asked.Go(func() { p.run(ctx) })
+	for _, p := range t.proposals {
+		if !again || p.unknown() {
+			asked.Go(func() { p.run(ctx) })
+		}
 	}
 	asked.Wait()
-	results := make([]ShardResult, len(proposals))
-	errs := make([]error, len(proposals))
-	for i, p := range proposals {
+	results := make([]ShardResult, len(t.proposals))
+	errs := make([]error, len(t.proposals))
+	for i, p := range t.proposals {
 		results[i], errs[i] = p.result, p.result.Err
 	}
 	return results, errors.Join(errs...)
 }
+
+func (p *proposal) unknown() bool { return p.uncertain }
 
 // plan sorts the requirements and writes by shard, in the order of their collection.
 func (t *Transaction) plan(ctx context.Context) ([]*proposal, error) {
@@ -153,9 +167,17 @@ func (t *Transaction) plan(ctx context.Context) ([]*proposal, error) {
 
 // run asks the shard and notes the answer.
 func (p *proposal) run(ctx context.Context) {
+	if !p.uncertain {
+		var err error
+		if p.tx.ID, p.tx.Stamp, err = p.storage.host.Request(); err != nil {
+			p.result.Err = apiError(err)
+			return
+		}
+	}
 	result, err := p.storage.propose(ctx, p.shard, p.tx)
+	p.uncertain = errors.Is(err, consensus.ErrUnknownOutcome)
+	p.result.Err = apiError(err)
 	if err != nil {
-		p.result.Err = apiError(err)
 		return
 	}
 	p.result.Revision = result.Revision

@@ -30,7 +30,7 @@ const firstProvisional = store.Revision(1) << 62
 // Objects handed back before the commit carry provisional resourceVersions. A
 // successful Commit sets the final ones in those same objects.
 //
-// A Transaction may be used by several goroutines, and is committed once.
+// A Transaction may be used by several goroutines, and is committed once: see Commit.
 type Transaction struct {
 	mu          sync.Mutex
 	writes      map[string]*pendingWrite
@@ -38,6 +38,8 @@ type Transaction struct {
 	required    []requirement
 	provisional store.Revision
 	spent       bool
+	// proposals are what was asked of the shards.
+	proposals []*proposal
 }
 
 // pendingWrite is the sum of a transaction's writes to one key. Its expect is the
