@@ -46,6 +46,8 @@ type diskReplica struct {
 	NonVoting bool `json:"nonVoting"`
 	// Removing says that the replica left its shard and its data are being deleted.
 	Removing bool `json:"removing,omitempty"`
+	// Quarantine is why the replica is left stopped, "" if it is not.
+	Quarantine string `json:"quarantine,omitempty"`
 }
 
 // disk owns consensus.json.

@@ -45,6 +45,10 @@ type Host struct {
 	// hearings belongs to the reconfigure loop alone.
 	hearings map[uint64]hearing
 	server   *storeServer
+	// failed is what the host cannot go on after; contained are replicas that are
+	// being stopped for a fault of their own.
+	failed    *ending
+	contained map[replicaKey]bool
 }
 
 // Open starts the host over its data folder: replicas that the folder holds come
@@ -55,6 +59,9 @@ type Host struct {
 func Open(ctx context.Context, cfg Config) (*Host, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
+		return nil, err
+	}
+	if err := refuseForeignSettings(); err != nil {
 		return nil, err
 	}
 	disk, err := openDisk(cfg.FS, cfg.Dir, cfg.ClusterID, cfg.PeerID)
@@ -70,16 +77,19 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		replicas:   map[uint64]*replica{},
 		trouble:    map[uint64]string{},
 		hearings:   map[uint64]hearing{},
+		failed:     newEnding(),
+		contained:  map[replicaKey]bool{},
 	}
 	h.clock.offset = cfg.Offset
 	h.leaders.changed = &h.changed
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)
-	h.logs = &logstore.Factory{Failed: func(err error) { cfg.Logger.Error("log store", "err", err) }, Logger: cfg.Logger}
+	h.logs = &logstore.Factory{Failed: h.logFailed, Logger: cfg.Logger}
 	if h.nh, err = openNodeHost(cfg, disk, h.logs, &transportFactory{cfg}, &h.leaders, raftEvents{h}); err != nil {
 		h.cancel()
 		return nil, err
 	}
+	faulty.open(h)
 	if err := h.start(); err != nil {
 		return nil, errors.Join(err, h.Shutdown(ctx))
 	}
@@ -98,7 +108,7 @@ func (h *Host) start() error {
 		if r.Removing {
 			continue // the reconciler finishes it
 		}
-		if err := h.startReplica(r); err != nil {
+		if err := h.startReplica(r); err != nil && !errors.Is(err, errQuarantined) {
 			return err
 		}
 	}
@@ -179,8 +189,8 @@ func (h *Host) Shards() []uint64 {
 	for _, a := range h.routes.all() {
 		known[a.Shard] = true
 	}
-	for _, r := range h.runningReplicas() {
-		known[r.shard] = true
+	for _, d := range h.disk.replicas() {
+		known[d.Shard] = true
 	}
 	shards := make([]uint64, 0, len(known))
 	for s := range known {
@@ -189,6 +199,9 @@ func (h *Host) Shards() []uint64 {
 	sort.Slice(shards, func(i, j int) bool { return shards[i] < shards[j] })
 	return shards
 }
+
+// failedPatience bounds each half of the end of a host that has failed.
+const failedPatience = time.Second
 
 // Shutdown hands the local replicas' leaderships to other peers, then stops. The
 // data stay in the folder. ctx bounds the handing over, not the stop.
@@ -200,8 +213,29 @@ func (h *Host) Shutdown(ctx context.Context) error {
 	}
 	h.closed = true
 	h.mu.Unlock()
-	h.handOver(ctx)
-	h.stop()
+	if !h.failed.happened() {
+		h.handOver(ctx)
+		h.stop()
+		return nil
+	}
+	return h.giveWay(ctx)
+}
+
+// giveWay ends a host that has failed: some of dragonboat's goroutines stand still, so
+// nothing may wait for them for long. What is still able to goes to other peers first.
+func (h *Host) giveWay(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, failedPatience)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		h.handOver(ctx)
+		h.stop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(2 * failedPatience):
+	}
 	return nil
 }
 
@@ -217,6 +251,7 @@ func (h *Host) stop() {
 	h.routes.close()
 	h.nh.Close()
 	h.loops.Wait()
+	faulty.close(h)
 }
 
 // handOver transfers leaderships until none is left, there is nobody to take them,

@@ -4,6 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -39,14 +44,130 @@ func (l *raftLogger) Warningf(format string, args ...any) { l.debug(format, args
 
 func (l *raftLogger) Errorf(format string, args ...any) { l.debug(format, args) }
 
+// Panicf is where dragonboat finds an invariant broken. In a call of ours it panics,
+// which guarded turns into an error. In dragonboat's own goroutines a panic would end
+// the process in the middle of everything: there the hosts are told, and the goroutine
+// stands still, so that nothing is built on what is broken until the process has ended
+// in order.
 func (l *raftLogger) Panicf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	raftLog.Load().Error("raft invariant broken, the process has to stop", "part", l.name, "what", text)
-	panic(text)
+	stack := string(stackOf())
+	if strings.Contains(stack, "shoal/consensus.guarded(") {
+		panic(text)
+	}
+	if !faulty.tell(l.name+": "+text, stack) {
+		raftLog.Load().Error("raft invariant broken, the process has to stop", "part", l.name, "what", text)
+		panic(text)
+	}
+	select {}
 }
 
 func (l *raftLogger) debug(format string, args []any) {
 	if log := raftLog.Load(); log.Enabled(context.Background(), slog.LevelDebug) {
 		log.Debug(fmt.Sprintf(format, args...), "part", "raft/"+l.name)
 	}
+}
+
+func stackOf() []byte {
+	b := make([]byte, 16<<10)
+	return b[:runtime.Stack(b, false)]
+}
+
+// guarded calls into dragonboat where that may panic in our own goroutine, and makes
+// an error of it.
+func guarded(call func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("raft: %v", r)
+		}
+	}()
+	return call()
+}
+
+// faulty finds out which host and which replica a broken invariant belongs to.
+var faulty = &attribution{replicas: map[uintptr]owner{}, hosts: map[*Host]bool{}}
+
+type attribution struct {
+	mu    sync.Mutex
+	hosts map[*Host]bool
+	// replicas are known by the address of dragonboat's object for them, which stands
+	// in the stack of a goroutine that works for one.
+	replicas map[uintptr]owner
+}
+
+type owner struct {
+	host *Host
+	key  replicaKey
+}
+
+func (a *attribution) open(h *Host) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.hosts[h] = true
+}
+
+func (a *attribution) close(h *Host) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.hosts, h)
+	for address, o := range a.replicas {
+		if o.host == h {
+			delete(a.replicas, address)
+		}
+	}
+}
+
+// started remembers a replica's object.
+func (a *attribution) started(h *Host, key replicaKey) {
+	user, err := h.nh.GetNodeUser(key.shard)
+	if err != nil {
+		return
+	}
+	v := reflect.Indirect(reflect.ValueOf(user))
+	if v.Kind() != reflect.Struct {
+		return
+	}
+	node := v.FieldByName("node")
+	if !node.IsValid() || node.Kind() != reflect.Pointer {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for address, o := range a.replicas {
+		if o.host == h && o.key.shard == key.shard {
+			delete(a.replicas, address)
+		}
+	}
+	a.replicas[node.Pointer()] = owner{h, key}
+}
+
+var (
+	// receivers are dragonboat's objects for replicas in a stack: "(*node).stepNode(0xc000…".
+	receivers = regexp.MustCompile(`dragonboat/v4\.\(\*node\)\.\w+\(0x([0-9a-f]+)`)
+	// describedIn is how dragonboat names a replica in its texts.
+	describedIn = regexp.MustCompile(`\[(\d{5,}):(\d{5,})\]`)
+)
+
+// tell reports the fault to the hosts that it may concern; false if there is none.
+// Without a trace of the replica the fault is every host's, of which a process has one
+// outside tests.
+func (a *attribution) tell(text, stack string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, found := range receivers.FindAllStringSubmatch(stack, -1) {
+		address, err := strconv.ParseUint(found[1], 16, 64)
+		if o, known := a.replicas[uintptr(address)]; err == nil && known {
+			go o.host.fail(Fault{Shard: o.key.shard, Replica: o.key.replica, Kind: FaultRaft, What: text})
+			return true
+		}
+	}
+	f := Fault{Kind: FaultRaft, What: text}
+	if found := describedIn.FindStringSubmatch(text); found != nil {
+		f.Shard, _ = strconv.ParseUint(found[1], 10, 64)   //nolint:errcheck // digits
+		f.Replica, _ = strconv.ParseUint(found[2], 10, 64) //nolint:errcheck // digits
+	}
+	for h := range a.hosts {
+		go h.fail(f)
+	}
+	return len(a.hosts) > 0
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/lni/dragonboat/v4/statemachine"
 
@@ -18,6 +19,10 @@ type machine struct {
 	store  *store.Store
 	hub    *hub
 	clock  *clock
+	// fault is told why the machine cannot go on. It is dead from then on: it changes
+	// no more, answers nobody and makes no snapshot, until its replica is stopped.
+	fault func(FaultKind, error)
+	dead  atomic.Bool
 }
 
 func newMachine(shard uint64, limits store.Limits, c *clock) *machine {
@@ -25,23 +30,59 @@ func newMachine(shard uint64, limits store.Limits, c *clock) *machine {
 	return &machine{shard: shard, limits: limits, store: s, hub: newHub(s.View()), clock: c}
 }
 
-// Update applies a batch of log entries. An entry that cannot be read stops the
-// process: to skip it would let this replica differ from the others.
+// Update applies a batch of log entries. At an entry that cannot be taken the machine
+// dies: to skip it would let this replica differ from the others. Its proposer then
+// gets no result, so that it asks again elsewhere.
 func (m *machine) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
 	var events []store.Event
 	for i := range entries {
-		tx, err := store.DecodeTransaction(entries[i].Cmd)
-		if err != nil {
-			return nil, fmt.Errorf("shard %d: log entry %d: %w", m.shard, entries[i].Index, err)
+		if m.dead.Load() {
+			continue
 		}
-		res, evs := m.store.Apply(tx)
+		res, evs, err := m.apply(entries[i].Cmd)
+		if err != nil {
+			m.die(faultOf(err, FaultApply), fmt.Errorf("log entry %d of shard %d: %w", entries[i].Index, m.shard, err))
+			continue
+		}
 		events = append(events, evs...)
 		entries[i].Result = statemachine.Result{Data: store.AppendResult(nil, res)}
+	}
+	if m.dead.Load() {
+		return entries, nil
 	}
 	view := m.store.View()
 	m.clock.observe(view.Revision())
 	m.hub.publish(view, events)
 	return entries, nil
+}
+
+// apply applies one entry, of which a panic is no more than an error.
+func (m *machine) apply(cmd []byte) (res store.Result, events []store.Event, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, stackOf())
+		}
+	}()
+	tx, err := store.DecodeTransaction(cmd)
+	if err != nil {
+		return res, nil, err
+	}
+	res, events = m.store.Apply(tx)
+	return res, events, nil
+}
+
+func faultOf(err error, otherwise FaultKind) FaultKind {
+	if errors.Is(err, store.ErrVersion) {
+		return FaultVersion
+	}
+	return otherwise
+}
+
+func (m *machine) die(kind FaultKind, err error) {
+	if m.dead.CompareAndSwap(false, true) {
+		m.hub.close()
+		m.fault(kind, err)
+	}
 }
 
 // Lookup answers every query with the newest View.
@@ -50,6 +91,9 @@ func (m *machine) Lookup(any) (any, error) { return m.hub.current(), nil }
 func (m *machine) PrepareSnapshot() (any, error) { return m.store.View(), nil }
 
 func (m *machine) SaveSnapshot(at any, w io.Writer, _ statemachine.ISnapshotFileCollection, stop <-chan struct{}) error {
+	if m.dead.Load() {
+		return statemachine.ErrSnapshotStopped
+	}
 	err := at.(store.View).WriteSnapshot(stoppable{w, stop})
 	if errors.Is(err, statemachine.ErrSnapshotStopped) {
 		return statemachine.ErrSnapshotStopped
@@ -58,14 +102,26 @@ func (m *machine) SaveSnapshot(at any, w io.Writer, _ statemachine.ISnapshotFile
 }
 
 func (m *machine) RecoverFromSnapshot(r io.Reader, _ []statemachine.SnapshotFile, _ <-chan struct{}) error {
-	s, err := store.ReadSnapshot(r, m.shard, m.limits)
+	s, err := m.read(r)
 	if err != nil {
-		return err
+		m.die(faultOf(err, FaultDamage), err)
+		return nil // the replica is stopped; an error would end the process
 	}
 	m.store = s
 	m.clock.observe(s.View().Revision())
 	m.hub.reset(s.View())
 	return nil
+}
+
+// read restores a store. dragonboat's reader panics at a block that does not match its
+// checksum.
+func (m *machine) read(r io.Reader) (s *store.Store, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s, err = nil, fmt.Errorf("%w of shard %d: %v", store.ErrSnapshot, m.shard, p)
+		}
+	}()
+	return store.ReadSnapshot(r, m.shard, m.limits)
 }
 
 func (m *machine) Close() error {

@@ -144,7 +144,12 @@ func (h *Host) proposeHere(ctx context.Context, r *replica, cmd []byte) (store.R
 func decodeOutcome(out dragonboat.RequestResult) (store.Result, error) {
 	switch {
 	case out.Completed():
-		return store.DecodeResult(out.GetResult().Data)
+		data := out.GetResult().Data
+		if len(data) == 0 {
+			// The local machine could not take the entry, or one before it.
+			return store.Result{}, &tryAgain{cause: errNotReady, uncertain: true}
+		}
+		return store.DecodeResult(data)
 	case out.Dropped():
 		return store.Result{}, &tryAgain{cause: dragonboat.ErrShardNotReady}
 	case out.Timeout():

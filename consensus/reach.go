@@ -23,8 +23,10 @@ func (e *tryAgain) Unwrap() error { return e.cause }
 
 var (
 	errNoReplica = errors.New("no replica here")
-	errNotReady  = errors.New("replica has not caught up since its start")
-	errNoPeer    = errors.New("no reachable peer is known to hold it")
+	// errQuarantined is the end of a start of a replica that is left stopped.
+	errQuarantined = errors.New("quarantined")
+	errNotReady    = errors.New("replica has not caught up since its start")
+	errNoPeer      = errors.New("no reachable peer is known to hold it")
 )
 
 // reach runs a request on the shard until it is answered: on the local replica if

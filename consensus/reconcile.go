@@ -101,6 +101,9 @@ func (h *Host) reconcileShard(ctx context.Context, a shardmap.Assignment) error 
 	if _, running := h.replica(a.Shard); running {
 		return nil
 	}
+	if d.Quarantine != "" {
+		return h.renew(ctx, d)
+	}
 	if err := h.startReplica(d); err != nil {
 		return err
 	}
@@ -144,7 +147,7 @@ func (h *Host) purgeIfRemoved(ctx context.Context, d diskReplica) (gone bool, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	err = h.nh.SyncRemoveData(ctx, d.Shard, d.Replica)
+	err = guarded(func() error { return h.nh.SyncRemoveData(ctx, d.Shard, d.Replica) })
 	if err != nil && !errors.Is(err, dragonboat.ErrShardNotFound) {
 		return false, fmt.Errorf("delete replica %d of shard %d: %w", d.Replica, d.Shard, err)
 	}

@@ -60,22 +60,37 @@ func (h *Host) startReplica(d diskReplica) error {
 	if _, running := h.replica(d.Shard); running {
 		return nil
 	}
+	why, err := h.fit(d)
+	if err != nil {
+		return fmt.Errorf("start replica %d of shard %d: %w", d.Replica, d.Shard, err)
+	}
+	if why != "" {
+		return fmt.Errorf("replica %d of shard %d is %w: %s", d.Replica, d.Shard, errQuarantined, why)
+	}
 	r := &replica{shard: d.Shard, id: d.Replica, regrouped: make(chan struct{}, 1)}
 	create := func(uint64, uint64) statemachine.IConcurrentStateMachine {
 		m := newMachine(d.Shard, h.cfg.History, &h.clock)
+		m.fault = func(kind FaultKind, err error) {
+			r.ready.Store(false)
+			h.contain(Fault{Shard: d.Shard, Replica: d.Replica, Kind: kind, What: err.Error()})
+		}
 		r.machine.Store(m)
 		return m
 	}
 	// A replica that raft's log knows starts without members. One it does not know
 	// joins its group, or, if it came from an interrupted founding, founds it.
-	var members map[uint64]dragonboat.Target
-	fresh := !h.nh.HasNodeInfo(d.Shard, d.Replica)
-	if fresh && !d.NonVoting {
-		members = map[uint64]dragonboat.Target{d.Replica: h.cfg.PeerID}
-	}
-	if err := h.nh.StartConcurrentReplica(members, fresh && d.NonVoting, create, h.replicaConfig(d)); err != nil {
+	err = guarded(func() error {
+		var members map[uint64]dragonboat.Target
+		fresh := !h.nh.HasNodeInfo(d.Shard, d.Replica)
+		if fresh && !d.NonVoting {
+			members = map[uint64]dragonboat.Target{d.Replica: h.cfg.PeerID}
+		}
+		return h.nh.StartConcurrentReplica(members, fresh && d.NonVoting, create, h.replicaConfig(d))
+	})
+	if err != nil {
 		return fmt.Errorf("start replica %d of shard %d: %w", d.Replica, d.Shard, err)
 	}
+	faulty.started(h, replicaKey{d.Shard, d.Replica})
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -149,8 +164,11 @@ func (h *Host) readIndex(ctx context.Context, r *replica) (store.View, error) {
 			if !out.Completed() {
 				return store.View{}, fmt.Errorf("no confirmed read: %v", outcomeName(out))
 			}
-			// The replica has applied all that the quorum had.
-			return r.hub().current(), nil
+			// The replica has applied all that the quorum had, unless its machine died.
+			if m := r.machine.Load(); !m.dead.Load() {
+				return m.hub.current(), nil
+			}
+			return store.View{}, errNotReady
 		case <-changed:
 			now, next := h.leaders.get(r.shard)
 			if changed = next; now.LeaderID != 0 && now.Term != was.Term {

@@ -66,6 +66,11 @@ func (h *Host) describe(shard uint64, infos []dragonboat.ShardInfo) ShardStatus 
 	h.mu.Lock()
 	s.Trouble = h.trouble[shard]
 	h.mu.Unlock()
+	for _, d := range h.disk.replicas() {
+		if d.Shard == shard && !d.Removing && d.Quarantine != "" {
+			s.Quarantine = d.Quarantine
+		}
+	}
 	r, here := h.replica(shard)
 	if !here {
 		return s

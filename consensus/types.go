@@ -78,6 +78,9 @@ type ShardStatus struct {
 	// Members are the shard's replicas: with a local replica as its raft group has
 	// them, without one as they are assigned.
 	Members []Member
+	// Quarantine is why the local replica is left stopped, "" if it is not. It is
+	// replaced by itself once the shard has a majority without it.
+	Quarantine string
 	// Trouble is one sentence on why the local replica does not work, "" if it does.
 	Trouble string
 }

@@ -266,7 +266,7 @@ func Place(t testing.TB, h *consensus.Host, shard uint64, want ...shardmap.Want)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for {
-		err := assign(ctx, h, shard, want)
+		err := Assign(ctx, h, shard, want)
 		if err == nil {
 			break
 		}
@@ -282,7 +282,8 @@ func Place(t testing.TB, h *consensus.Host, shard uint64, want ...shardmap.Want)
 	}
 }
 
-func assign(ctx context.Context, h *consensus.Host, shard uint64, want []shardmap.Want) error {
+// Assign writes down that a shard is to be at exactly the wanted peers.
+func Assign(ctx context.Context, h *consensus.Host, shard uint64, want []shardmap.Want) error {
 	kv, _, _, err := h.Get(ctx, consensus.MetaShard, shardmap.Key(shard), consensus.Linearizable)
 	if err != nil {
 		return err

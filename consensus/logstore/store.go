@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble"
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
+	"github.com/lni/dragonboat/v4/raftpb"
 	"github.com/lni/vfs"
 )
 
@@ -84,6 +85,14 @@ func (f *Factory) Check(shard, replica uint64) error {
 		return nil
 	}
 	return err
+}
+
+// Snapshot is the record of a replica's newest snapshot, the empty one if it has none. Error: a *DamageError.
+func (f *Factory) Snapshot(shard, replica uint64) (raftpb.Snapshot, error) {
+	f.mu.Lock()
+	s := f.store
+	f.mu.Unlock()
+	return s.GetSnapshot(shard, replica)
 }
 
 // Store keeps the logs. It is used by dragonboat, see raftio.ILogDB.

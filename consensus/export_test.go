@@ -1,0 +1,68 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/lni/dragonboat/v4/raftio"
+	"github.com/lni/dragonboat/v4/raftpb"
+)
+
+// ProposeRaw puts bytes into a shard's log as they are, past everything that looks at them first.
+func ProposeRaw(h *Host, shard uint64, cmd []byte) error {
+	request, err := h.nh.Propose(h.nh.GetNoOPSession(shard), cmd, writeAttempt)
+	if err != nil {
+		return err
+	}
+	defer request.Release()
+	<-request.ResultC()
+	return nil
+}
+
+// BreakMachine makes a replica's state machine panic at its next entry.
+func BreakMachine(h *Host, shard uint64) error {
+	r, ok := h.replica(shard)
+	if !ok {
+		return fmt.Errorf("no replica of shard %d", shard)
+	}
+	r.machine.Load().store = nil
+	return nil
+}
+
+// SendBrokenHeartbeat tells a peer, in the name of the replica that this host holds, that entries are committed which it does not have.
+// dragonboat takes that for the end of the world.
+func SendBrokenHeartbeat(ctx context.Context, h *Host, shard uint64, peer string, replica uint64) error {
+	r, ok := h.replica(shard)
+	if !ok {
+		return fmt.Errorf("no replica of shard %d", shard)
+	}
+	conn, err := h.cfg.Dial(ctx, peer, ServiceRaft)
+	if err != nil {
+		return err
+	}
+	c := &raftConn{conn: conn, log: h.cfg.Logger}
+	defer c.Close()
+	info, _ := h.leaders.get(shard)
+	return c.SendMessageBatch(raftpb.MessageBatch{
+		DeploymentId: h.nh.NodeHostConfig().DeploymentID, BinVer: raftio.TransportBinVersion, SourceAddress: h.cfg.PeerID,
+		Requests: []raftpb.Message{{Type: raftpb.Heartbeat, ShardID: shard, From: r.id, To: replica, Term: info.Term, Commit: 1 << 40}},
+	})
+}
+
+// FaultLimit is faultLimit.
+const FaultLimit = faultLimit
+
+// Faults reads what a host wrote down.
+func Faults(h *Host) []Fault { return h.disk.faults() }
+
+// Age makes all faults that were written down so much older.
+func Age(h *Host, by time.Duration) error {
+	all := h.disk.faults()
+	for i := range all {
+		all[i].At = all[i].At.Add(-by)
+	}
+	h.disk.mu.Lock()
+	defer h.disk.mu.Unlock()
+	return h.disk.writeFaults(all)
+}
