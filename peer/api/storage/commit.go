@@ -175,6 +175,10 @@ func (p *proposal) run(ctx context.Context) {
 		}
 	}
 	result, err := p.storage.propose(ctx, p.shard, p.tx)
+	if err != nil && p.uncertain && !errors.Is(err, consensus.ErrUnknownOutcome) {
+		// that this attempt came to nothing says nothing about the one before
+		err = errors.Join(consensus.ErrUnknownOutcome, err)
+	}
 	p.uncertain = errors.Is(err, consensus.ErrUnknownOutcome)
 	p.result.Err = apiError(err)
 	if err != nil {
