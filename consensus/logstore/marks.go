@@ -184,6 +184,10 @@ func (m *marks) set(n node, to mark) error {
 		_, err := m.file.WriteAt(content, s.at)
 		return err
 	}
+	if !ok { // a new slot is written whole: file systems in memory know no holes
+		_, err := m.file.WriteAt(append(make([]byte, markCopy), content...), s.at)
+		return err
+	}
 	_, err := m.file.WriteAt(content, s.at+int64(s.seq%2)*markCopy)
 	return err
 }
