@@ -30,6 +30,10 @@ const MetaShard uint64 = 0
 // believes another's stamp.
 const MaxClockOffset = 2 * time.Second
 
+// FS is a file system that dragonboat can keep a store on: *vfs.MemFS or
+// *vfs.ErrorFS of lni/vfs.
+type FS = config.IFS
+
 // Config is what a Host needs from its peer.
 type Config struct {
 	// PeerID is this peer's identity: the raft address, resolved by Dial.
@@ -65,9 +69,8 @@ type Config struct {
 	SnapshotEntries uint64
 	// RTT is raft's tick: ten of them are an election timeout. Default 50 ms.
 	RTT time.Duration
-	// FS replaces the disk in simulations: *vfs.MemFS or *vfs.ErrorFS of lni/vfs.
-	// Nil is the host's disk.
-	FS config.IFS
+	// FS replaces the disk in simulations. Nil is the host's disk.
+	FS FS
 	// Frugal keeps dragonboat to one worker per kind and the smallest buffers, for
 	// tests and simulations with many hosts in one process. Like the rest of the
 	// engine's layout it is frozen at the folder's first start.

@@ -131,6 +131,9 @@ func (m *mailbox) run(ctx context.Context, out chan<- Leadership) {
 	}
 }
 
+// barrierPause is how long a new leader waits before it asks again for its first confirmed read.
+const barrierPause = time.Millisecond
+
 // followLeadership reports the replica's leaderships until ctx ends. A gained one is
 // reported after a barrier: raft makes a leader before it has applied what its
 // predecessor committed, and whoever decides from the local View must see that.
@@ -146,6 +149,7 @@ func (h *Host) followLeadership(ctx context.Context, r *replica) {
 	defer func() { report(Leadership{Shard: r.shard, Term: reported.Term}) }()
 	for {
 		info, changed := h.leaders.get(r.shard)
+		var retry <-chan time.Time
 		if !leads(info) || info.ReplicaID != r.id {
 			report(Leadership{Shard: r.shard, Term: info.Term})
 		} else if reported.Term != info.Term || !reported.Leader {
@@ -153,10 +157,12 @@ func (h *Host) followLeadership(ctx context.Context, r *replica) {
 				r.ready.Store(true)
 				report(Leadership{Shard: r.shard, Leader: true, Term: info.Term})
 			} else if ctx.Err() == nil {
-				continue
+				// A leader refuses reads until it has committed something of its own term; asking without a pause would only keep it busy.
+				retry = time.After(barrierPause)
 			}
 		}
 		select {
+		case <-retry:
 		case <-ctx.Done():
 			return
 		case <-changed:

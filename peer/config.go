@@ -2,6 +2,7 @@ package peer
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -69,6 +70,10 @@ type Config struct {
 	CgroupParent string
 	// Version is the version of this program, as `peer version` prints it.
 	Version string
+	// Output takes what is for the user's eyes, the command that adds the next host; nil means standard output.
+	Output io.Writer
+	// Machine is what the peer stands on; the zero value is this host.
+	Machine Machine
 	// Logger takes the peer's log; nil means slog.Default().
 	Logger *slog.Logger
 
@@ -96,6 +101,9 @@ func (c Config) WithDefaults() (Config, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.Output == nil {
+		c.Output = os.Stdout
 	}
 	if c.Name == "" {
 		host, err := os.Hostname()

@@ -41,7 +41,7 @@ func (p *Peer) identify(ctx context.Context) error {
 	if p.cfg.Advertise != "" {
 		p.advertise = netip.MustParseAddr(p.cfg.Advertise)
 	}
-	if err := portFree(p.cfg.Listen, p.cfg.Port); err != nil {
+	if err := p.cfg.portFree(ctx); err != nil {
 		return err
 	}
 	switch start {
@@ -88,6 +88,7 @@ func (p *Peer) join(ctx context.Context) error {
 	}
 	joiner := identity.Joiner{
 		Token: token, Pending: pending, Name: p.cfg.Name, Version: p.cfg.Version, Zone: p.cfg.Zone, Port: p.cfg.Port,
+		Dial: p.cfg.Machine.Dial,
 	}
 	if p.advertise.IsValid() {
 		joiner.Addresses = []netip.Addr{p.advertise}
@@ -141,17 +142,17 @@ func (p *Peer) chooseAddress() error {
 }
 
 // portFree fails early, before anything is founded or joined, when the port is taken.
-func portFree(listen string, port int) error {
-	listener, err := net.Listen("tcp", net.JoinHostPort(listen, fmt.Sprint(port)))
+func (c Config) portFree(ctx context.Context) error {
+	listener, err := c.listen(ctx)
 	if err != nil {
-		return fmt.Errorf("TCP port %d cannot be used (%w): stop what uses it, or choose another with --listen", port, err)
+		return fmt.Errorf("TCP port %d cannot be used (%w): stop what uses it, or choose another with --listen", c.Port, err)
 	}
 	return listener.Close()
 }
 
 // openMembership starts gossip and enters it through whichever known peer answers.
 func (p *Peer) openMembership(ctx context.Context) error {
-	packets, err := net.ListenPacket("udp", net.JoinHostPort(p.cfg.Listen, fmt.Sprint(p.cfg.Port)))
+	packets, err := p.cfg.listenPacket()
 	if err != nil {
 		return fmt.Errorf("UDP port %d cannot be used (%w): stop what uses it, or choose another with --listen", p.cfg.Port, err)
 	}
@@ -327,7 +328,7 @@ func (p *Peer) welcome(ctx context.Context) error {
 	if err := retry(ctx, p.log, "make the first join token", create); err != nil {
 		return nil // the peer is being stopped
 	}
-	fmt.Printf("\nThe cluster is founded. On the next host:\n\n    peer join %s --token %s\n\nThe token expires in %s; `peer token create` makes another.\n\n",
+	fmt.Fprintf(p.cfg.Output, "\nThe cluster is founded. On the next host:\n\n    peer join %s --token %s\n\nThe token expires in %s; `peer token create` makes another.\n\n",
 		p.endpoint(), token, firstToken)
 	return nil
 }

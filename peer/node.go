@@ -23,8 +23,6 @@ import (
 	"shoal/mesh/podnet"
 	"shoal/mesh/tunnel"
 	"shoal/mesh/vip"
-	"shoal/runtime/containerd"
-	"shoal/runtime/containerd/shimbin"
 	"shoal/runtime/kubelet"
 	"shoal/runtime/pods"
 	"shoal/runtime/stats"
@@ -41,8 +39,7 @@ var errNoRange = errors.New("no pod range is left")
 type node struct {
 	peer   *Peer
 	log    *slog.Logger
-	daemon *containerd.Daemon // nil with a system containerd
-	engine *containerd.Engine
+	engine Runtime
 	ledger *pods.Ledger
 	agent  *pods.Agent
 	podnet *podnet.Network
@@ -86,32 +83,9 @@ func (p *Peer) openNode(ctx context.Context) (*node, error) {
 	return n, nil
 }
 
-// openEngine starts or adopts containerd.
-func (n *node) openEngine(ctx context.Context) error {
-	cfg := n.peer.cfg
-	folder := filepath.Join(cfg.DataDir, "bin")
-	shim, err := shimbin.Find(shimbin.Shim, folder)
-	if err != nil {
-		return err
-	}
-	engine := containerd.Config{
-		Socket: cfg.Containerd, SystemShim: cfg.Containerd != "", StateDir: containerd.StateDir(cfg.DataDir), Shim: shim,
-		CgroupRoot: "/" + cfg.CgroupParent + "/pods", Lease: true, Logger: n.log,
-	}
-	if cfg.Containerd == "" {
-		program, err := shimbin.Find(shimbin.Containerd, folder)
-		if err != nil {
-			return err
-		}
-		n.daemon, err = containerd.StartDaemon(ctx, containerd.DaemonConfig{
-			Program: program, Root: filepath.Join(cfg.DataDir, "containerd"), StateDir: engine.StateDir, Logger: n.log,
-		})
-		if err != nil {
-			return err
-		}
-		engine.Socket = n.daemon.Socket()
-	}
-	n.engine, err = containerd.Open(ctx, engine)
+// openEngine starts or adopts the container runtime.
+func (n *node) openEngine(ctx context.Context) (err error) {
+	n.engine, err = n.peer.cfg.openRuntime(ctx)
 	return err
 }
 
@@ -127,22 +101,21 @@ func (n *node) openNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.podnet, err = podnet.Open(ctx, podnet.Config{PodCIDR: n.pods, ClusterCIDR: cluster.ClusterCIDR, Logger: n.log})
+	n.podnet, err = podnet.Open(ctx, podnet.Config{PodCIDR: n.pods, ClusterCIDR: cluster.ClusterCIDR, Links: p.cfg.Machine.Links, Logger: n.log})
 	if err != nil {
 		return err
 	}
-	n.tunnel, err = tunnel.Open(ctx, tunnel.Config{Interface: tunnelPrefix + p.self.ID[:12], Logger: n.log})
-	if err != nil {
+	if n.tunnel, err = p.cfg.openTunnel(ctx, p.self.ID); err != nil {
 		return err
 	}
-	n.proxy, err = vip.Open(ctx, vip.Config{Logger: n.log, Node: vip.Node{
+	n.proxy, err = vip.Open(ctx, vip.Config{Ruleset: p.cfg.Machine.Ruleset, Logger: n.log, Node: vip.Node{
 		Name: p.self.Name, Zone: p.cfg.Zone, IPs: []netip.Addr{p.advertise},
 		PodCIDR: n.pods, ClusterCIDR: cluster.ClusterCIDR, ServiceCIDR: cluster.ServiceCIDR,
 	}})
 	if err != nil {
 		return err
 	}
-	n.names, err = dns.Open(ctx, dns.Config{Logger: n.log})
+	n.names, err = p.cfg.openNames(ctx)
 	return err
 }
 
@@ -151,7 +124,7 @@ func (n *node) openAgent() error {
 	if err := n.openProvisioner(); err != nil {
 		return err
 	}
-	vols, err := volumes.New(volumes.Config{
+	vols, err := n.peer.cfg.openVolumes(volumes.Config{
 		Dir: filepath.Join(dir, "volumes"), Objects: n.objects(), Allocatable: n.allocatable, Provision: n.provisioner.provision, Logger: n.log,
 	})
 	if err != nil {
@@ -160,7 +133,7 @@ func (n *node) openAgent() error {
 	n.agent, err = pods.New(pods.Config{
 		Engine: n.engine, Network: &podNetwork{node: n}, Volumes: vols, Objects: n.objects(), Reports: n.reports(),
 		NodeName: n.peer.self.Name, HostIPs: []netip.Addr{n.peer.advertise}, DataDir: dir,
-		Allocatable: n.allocatable, Logger: n.log,
+		Allocatable: n.allocatable, Dial: n.peer.cfg.Machine.DialPod, Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -231,10 +204,7 @@ func (n *node) clear(ctx context.Context) error {
 func (n *node) close() error {
 	var failed []error
 	if n.engine != nil {
-		failed = append(failed, n.engine.Close())
-	}
-	if n.daemon != nil {
-		failed = append(failed, n.daemon.Close(n.peer.gone.Load()))
+		failed = append(failed, n.engine.Close(n.peer.gone.Load()))
 	}
 	if n.tunnel != nil {
 		// A userspace tunnel ends with this process anyway; the kernel's stays.

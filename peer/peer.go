@@ -69,7 +69,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	// One process per data folder, before anything in it is touched.
-	socket, err := admin.Listen(cfg.SocketPath())
+	socket, err := cfg.openAdmin()
 	if err != nil {
 		return err
 	}
@@ -125,6 +125,7 @@ func (p *Peer) openLink(ctx context.Context, group *errgroup.Group) error {
 	var err error
 	p.link, err = link.Open(link.Config{
 		Identity: p.self, Listen: p.cfg.Listen, Port: p.cfg.Port, Resolve: p.resolve, Refuse: p.left.refuse, Logger: p.log,
+		OpenPort: p.cfg.Machine.Listen, Connect: p.cfg.Machine.Dial,
 	})
 	if err != nil {
 		return err
@@ -149,7 +150,7 @@ func (p *Peer) resolve(peerID string) (string, error) {
 func (p *Peer) openStore(ctx context.Context) error {
 	host, err := consensus.Open(ctx, consensus.Config{
 		PeerID: p.self.ID, ClusterID: p.self.Cluster.ID, Dir: p.cfg.StoreDir(),
-		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Offset: p.clock.ahead, Logger: p.log,
+		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Offset: p.clock.ahead, FS: p.cfg.Machine.StoreFS, Frugal: p.cfg.Machine.Frugal, Logger: p.log,
 	})
 	if err != nil {
 		return err

@@ -41,6 +41,9 @@ func (c Config) Validate() error {
 	if err := c.ValidateFlags(); err != nil {
 		return err
 	}
+	if c.Machine.simulated() {
+		return os.MkdirAll(c.DataDir, 0o700)
+	}
 	if err := CheckHost(); err != nil {
 		return err
 	}
@@ -127,7 +130,7 @@ func (c Config) checkSeeds(ctx context.Context, self *identity.Peer) error {
 	problems := make([]error, len(c.Addresses))
 	var all sync.WaitGroup
 	for i, address := range c.Addresses {
-		all.Go(func() { problems[i] = self.CheckAddress(ctx, address) })
+		all.Go(func() { problems[i] = self.CheckAddress(ctx, c.Machine.Dial, address) })
 	}
 	all.Wait()
 	for _, problem := range problems {

@@ -62,6 +62,17 @@ func Open(_ context.Context, c Config) (*Server, error) {
 	if len(c.Listen) == 0 {
 		c.Listen = []netip.AddrPort{DefaultAddress}
 	}
+	s := New(c)
+	for _, at := range c.Listen {
+		if err := s.listen(at); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, nil
+}
+
+// New makes a server without sockets, for who calls ServeDNS by other ways.
+func New(c Config) *Server {
 	if c.Domain == "" {
 		c.Domain = defaultDomain
 	}
@@ -77,12 +88,7 @@ func Open(_ context.Context, c Config) (*Server, error) {
 	s := &Server{domain: domain, upstreams: newUpstreams(c), logger: c.Logger, index: services.NewIndex()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.zone.Store(NewZone().With(map[string][]Name{"": fixed(domain)}))
-	for _, at := range c.Listen {
-		if err := s.listen(at); err != nil {
-			return nil, errors.Join(err, s.Close())
-		}
-	}
-	return s, nil
+	return s
 }
 
 func (s *Server) listen(at netip.AddrPort) error {

@@ -317,13 +317,13 @@ func TestAttemptsOfOneSourceLeaveOthersAlone(t *testing.T) {
 func TestCheckAddress(t *testing.T) {
 	d := openDoor(t, noon)
 	stranger, _ := newPeer(t, newCluster(t, noon), "stranger", noon)
-	if err := stranger.CheckAddress(t.Context(), d.address); err == nil || !strings.Contains(err.Error(), "belongs to another cluster than this data folder") {
+	if err := stranger.CheckAddress(t.Context(), nil, d.address); err == nil || !strings.Contains(err.Error(), "belongs to another cluster than this data folder") {
 		t.Errorf("%v", err)
 	}
-	if err := d.peer.CheckAddress(t.Context(), d.address); err != nil {
+	if err := d.peer.CheckAddress(t.Context(), nil, d.address); err != nil {
 		t.Error(err)
 	}
-	if err := d.peer.CheckAddress(t.Context(), "127.0.0.1:1"); err != nil {
+	if err := d.peer.CheckAddress(t.Context(), nil, "127.0.0.1:1"); err != nil {
 		t.Errorf("a dead address must not stop a resume: %v", err)
 	}
 	if err := stranger.CheckToken(d.token); err == nil || !strings.Contains(err.Error(), "the token is for another one") {

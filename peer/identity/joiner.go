@@ -39,6 +39,7 @@ type Joiner struct {
 	Addresses []netip.Addr
 	Port      int
 	Now       func() time.Time // nil: time.Now
+	Dial      Dial             // nil: TCP
 }
 
 // Joined is the outcome of a successful exchange.
@@ -82,7 +83,7 @@ func (j Joiner) Join(ctx context.Context, addresses []string) (*Joined, error) {
 func (j Joiner) joinThrough(ctx context.Context, address string) (*Joined, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
-	conn, err := dialPinned(ctx, address, j.Token.Pin)
+	conn, err := dialPinned(ctx, j.Dial, address, j.Token.Pin)
 	if errors.Is(err, ErrForeignCluster) {
 		return nil, fmt.Errorf("the peer at %s %w than the token: check the address, or make a token on a peer of that cluster", address, ErrForeignCluster)
 	}
@@ -155,9 +156,9 @@ func (j Joiner) request(conn *tls.Conn) (JoinRequest, error) {
 
 // CheckAddress refuses an address whose peer belongs to another cluster than
 // this data folder. An address where nobody answers is no error: a cluster may
-// start all its peers at once.
-func (p *Peer) CheckAddress(ctx context.Context, address string) error {
-	conn, err := dialPinned(ctx, address, p.Cluster.Pin())
+// start all its peers at once. A nil dial is TCP.
+func (p *Peer) CheckAddress(ctx context.Context, dial Dial, address string) error {
+	conn, err := dialPinned(ctx, dial, address, p.Cluster.Pin())
 	if errors.Is(err, ErrForeignCluster) {
 		return fmt.Errorf("the peer at %s %w than this data folder (%s): choose another --data-dir, or start without addresses to resume", address, ErrForeignCluster, p.Cluster.ID)
 	}
@@ -167,11 +168,23 @@ func (p *Peer) CheckAddress(ctx context.Context, address string) error {
 	return nil
 }
 
+// Dial connects to host:port.
+type Dial func(ctx context.Context, address string) (net.Conn, error)
+
+func (d Dial) connect(ctx context.Context, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if d != nil {
+		return d(ctx, address)
+	}
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "tcp", address)
+}
+
 // dialPinned connects to the join service at an address and proves that it is
 // a peer of the pinned cluster. The clock plays no part in it.
-func dialPinned(ctx context.Context, address, pin string) (*tls.Conn, error) {
-	dialer := net.Dialer{Timeout: connectTimeout}
-	raw, err := dialer.DialContext(ctx, "tcp", address)
+func dialPinned(ctx context.Context, dial Dial, address, pin string) (*tls.Conn, error) {
+	raw, err := dial.connect(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("no peer answers at %s (%s): check the address, that a peer runs there, and that TCP port %s is open to this host", address, briefly(err), portOf(address))
 	}

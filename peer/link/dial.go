@@ -52,8 +52,7 @@ func (l *Link) DialAddress(ctx context.Context, address, service string) (*Conn,
 func (l *Link) dial(ctx context.Context, address, service, want string) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.config.DialTimeout)
 	defer cancel()
-	dialer := net.Dialer{KeepAliveConfig: keepAlive()}
-	raw, err := dialer.DialContext(ctx, "tcp", address)
+	raw, err := l.config.Connect(ctx, address)
 	if err != nil {
 		return nil, err
 	}

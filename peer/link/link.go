@@ -45,6 +45,9 @@ type Config struct {
 	Listen string
 	// Port to bind; 0 takes a free one (tests).
 	Port int
+	// OpenPort and Connect replace TCP in simulations; nil is TCP. Addresses are host:port.
+	OpenPort func(ctx context.Context, address string) (net.Listener, error)
+	Connect  func(ctx context.Context, address string) (net.Conn, error)
 	// Resolve finds the address (host:port) at which a peer is believed to
 	// be. Dial fails with its error.
 	Resolve func(peerID string) (string, error)
@@ -76,6 +79,18 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	if c.OpenPort == nil {
+		listen := net.ListenConfig{KeepAliveConfig: keepAlive()}
+		c.OpenPort = func(ctx context.Context, address string) (net.Listener, error) {
+			return listen.Listen(ctx, "tcp", address)
+		}
+	}
+	if c.Connect == nil {
+		dialer := net.Dialer{KeepAliveConfig: keepAlive()}
+		c.Connect = func(ctx context.Context, address string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp", address)
+		}
+	}
 	return c
 }
 
@@ -83,7 +98,7 @@ func (c Config) withDefaults() Config {
 // kernel's queue.
 type Link struct {
 	config   Config
-	tcp      *net.TCPListener
+	tcp      net.Listener
 	api      *queue
 	apiTLS   *tls.Config
 	slots    slots
@@ -98,8 +113,7 @@ type Link struct {
 func Open(config Config) (*Link, error) {
 	config = config.withDefaults()
 	address := net.JoinHostPort(config.Listen, strconv.Itoa(config.Port))
-	listen := net.ListenConfig{KeepAliveConfig: keepAlive()}
-	listener, err := listen.Listen(context.Background(), "tcp", address)
+	listener, err := config.OpenPort(context.Background(), address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("TCP port %d is in use by another process: stop it, or choose another port with --listen", config.Port)
 	}
@@ -107,7 +121,7 @@ func Open(config Config) (*Link, error) {
 		return nil, fmt.Errorf("bind TCP %s (change it with --listen): %w", address, err)
 	}
 	l := &Link{
-		config: config, tcp: listener.(*net.TCPListener), closed: make(chan struct{}),
+		config: config, tcp: listener, closed: make(chan struct{}),
 		slots:    slots{max: config.MaxHandshakes, maxPerSource: config.MaxHandshakesPerSource, taken: map[netip.Addr]int{}},
 		services: map[string]*queue{},
 	}

@@ -473,3 +473,27 @@ func (e *Engine) Info(ctx context.Context) (pods.Info, error) {
 	}
 	return pods.Info{Name: "modelled", Version: "1", ImageRoot: "/"}, nil
 }
+
+// ExitPod ends all containers of a pod from outside, as a watchdog does.
+func (e *Engine) ExitPod(podUID string, code int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.containers {
+		if c.spec.PodUID == podUID && c.state.Status == pods.StatusRunning {
+			e.exit(c, code, false)
+		}
+	}
+}
+
+// RunningPods returns the UIDs of pods of which anything runs, sorted.
+func (e *Engine) RunningPods() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	uids := map[string]bool{}
+	for _, c := range e.containers {
+		if c.state.Status == pods.StatusRunning {
+			uids[c.spec.PodUID] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(uids))
+}

@@ -1,0 +1,243 @@
+package fleet
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lni/vfs"
+	corev1 "k8s.io/api/core/v1"
+
+	"shoal/mesh/podnet"
+	"shoal/mesh/tunnel"
+	"shoal/mesh/vip"
+	"shoal/peer"
+	"shoal/runtime/containerd/fence"
+	"shoal/runtime/pods"
+	"shoal/runtime/pods/podstest"
+)
+
+// Image is the one image that every machine of a fleet holds.
+const Image = "fleet.local/app:1"
+
+// Machine is one host of a fleet. It outlives the peers that run on it: its containers go on when a peer's process dies.
+type Machine struct {
+	Name    string
+	Address netip.Addr
+	Zone    string
+
+	network *Network
+	dir     string
+	disk    *vfs.MemFS
+	links   *podnet.Memory
+	device  *tunnel.Memory
+	rules   *vip.Memory
+	volumes *podstest.Volumes
+	engine  *podstest.Engine
+
+	mu      sync.Mutex
+	renewed time.Time // the watchdog's: until when, or since when, the lease holds
+	known   map[string]pods.SandboxSpec
+}
+
+func newMachine(network *Network, name string, address netip.Addr, dir string) *Machine {
+	return &Machine{
+		Name: name, Address: address, network: network, dir: dir, disk: vfs.NewStrictMem(),
+		links: &podnet.Memory{}, device: &tunnel.Memory{}, rules: &vip.Memory{}, volumes: &podstest.Volumes{},
+		engine: newEngine(), known: map[string]pods.SandboxSpec{},
+	}
+}
+
+func newEngine() *podstest.Engine {
+	engine := podstest.NewEngine(Image)
+	engine.Latency = 5 * time.Millisecond
+	return engine
+}
+
+// process is one life of a peer on a machine. After it was killed nothing that it still does reaches network, disk or containers.
+type process struct {
+	machine *Machine
+	alive   func() bool
+}
+
+// parts are what the peer stands on.
+func (p process) parts() peer.Machine {
+	m := p.machine
+	return peer.Machine{
+		Listen:       func(_ context.Context, address string) (net.Listener, error) { return m.network.listen(m.Address, address) },
+		ListenPacket: func(address string) (net.PacketConn, error) { return m.network.listenPacket(m.Address, address) },
+		Dial: func(ctx context.Context, address string) (net.Conn, error) {
+			if !p.alive() {
+				return nil, net.ErrClosed
+			}
+			return m.network.dial(ctx, m.Address, address)
+		},
+		Admin:   func(string) (net.Listener, error) { return &idle{closed: make(chan struct{})}, nil },
+		StoreFS: m.disk, Frugal: true,
+		Runtime: runtime{Engine: m.engine, process: p},
+		Links:   m.links, Device: m.device, Ruleset: m.rules, Volumes: usage{m.volumes},
+		DialPod: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed },
+	}
+}
+
+// idle is the socket of local administration, which nobody calls.
+type idle struct {
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *idle) Accept() (net.Conn, error) {
+	<-l.closed
+	return nil, net.ErrClosed
+}
+
+func (l *idle) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *idle) Addr() net.Addr { return &net.UnixAddr{Name: "peer.sock", Net: "unix"} }
+
+// usage adds that volumes hold nothing.
+type usage struct{ *podstest.Volumes }
+
+// Usage implements peer.Volumes.
+func (usage) Usage(*corev1.Pod) map[string]pods.FSUsage { return nil }
+
+// runtime is the machine's engine as one process of the peer sees it.
+type runtime struct {
+	*podstest.Engine
+	process process
+}
+
+var _ peer.Runtime = runtime{}
+
+// CreateSandbox remembers which pods must never run twice, for the watchdog.
+func (r runtime) CreateSandbox(ctx context.Context, spec pods.SandboxSpec) (pods.Sandbox, error) {
+	if !r.process.alive() {
+		return pods.Sandbox{}, pods.ErrUnavailable
+	}
+	m := r.process.machine
+	m.mu.Lock()
+	m.known[spec.PodUID] = spec
+	m.mu.Unlock()
+	return r.Engine.CreateSandbox(ctx, spec)
+}
+
+// Start refuses what must not run twice while the lease is old, as the host's runtime does.
+func (r runtime) Start(ctx context.Context, id string) (pods.ContainerState, error) {
+	if !r.process.alive() {
+		return pods.ContainerState{}, pods.ErrUnavailable
+	}
+	if spec, ok := r.Engine.Spec(id); ok && !r.process.machine.mayStart(spec.PodUID) {
+		return pods.ContainerState{}, pods.ErrUnavailable
+	}
+	return r.Engine.Start(ctx, id)
+}
+
+// Stop implements pods.Containers.
+func (r runtime) Stop(ctx context.Context, id string, grace time.Duration) (pods.ContainerState, error) {
+	if !r.process.alive() {
+		return pods.ContainerState{}, pods.ErrUnavailable
+	}
+	return r.Engine.Stop(ctx, id, grace)
+}
+
+// Kill implements pods.Containers.
+func (r runtime) Kill(ctx context.Context, id string) (pods.ContainerState, error) {
+	if !r.process.alive() {
+		return pods.ContainerState{}, pods.ErrUnavailable
+	}
+	return r.Engine.Kill(ctx, id)
+}
+
+// RemoveSandbox implements pods.Sandboxes.
+func (r runtime) RemoveSandbox(ctx context.Context, podUID string) error {
+	if !r.process.alive() {
+		return pods.ErrUnavailable
+	}
+	return r.Engine.RemoveSandbox(ctx, podUID)
+}
+
+// Renewed implements peer.Runtime.
+func (r runtime) Renewed(at time.Time) error { return r.extend(at) }
+
+// Restarting implements peer.Runtime.
+func (r runtime) Restarting(until time.Time) error { return r.extend(until) }
+
+func (r runtime) extend(to time.Time) error {
+	if !r.process.alive() {
+		return pods.ErrUnavailable
+	}
+	m := r.process.machine
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if to.After(m.renewed) {
+		m.renewed = to
+	}
+	return nil
+}
+
+// Close implements peer.Runtime.
+func (r runtime) Close(gone bool) error {
+	if gone && r.process.alive() {
+		r.process.machine.engine.Crash()
+	}
+	return nil
+}
+
+func (m *Machine) mayStart(podUID string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.known[podUID].Identity || time.Since(m.renewed) < fence.After
+}
+
+// watch is the machine's watchdog (runtime/containerd/fence): it kills what must not run twice when nobody renews the lease.
+func (m *Machine) watch(ctx context.Context) {
+	for {
+		if pause(ctx, 500*time.Millisecond) != nil {
+			return
+		}
+		m.mu.Lock()
+		var victims []string
+		if !m.renewed.IsZero() && time.Since(m.renewed) >= fence.KillAfter {
+			for _, uid := range slices.Sorted(maps.Keys(m.known)) {
+				if m.known[uid].Identity {
+					victims = append(victims, uid)
+				}
+			}
+		}
+		m.mu.Unlock()
+		for _, uid := range victims {
+			m.engine.ExitPod(uid, 137)
+		}
+	}
+}
+
+// running are the pods with a running container that must never run twice, by namespace and name.
+func (m *Machine) identities() []string {
+	var names []string
+	for _, uid := range m.engine.RunningPods() {
+		m.mu.Lock()
+		spec := m.known[uid]
+		m.mu.Unlock()
+		if spec.Identity {
+			names = append(names, spec.Namespace+"/"+spec.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// crash is the loss of power: containers end, and so does what was not synced to the disk.
+func (m *Machine) crash() {
+	m.engine.Crash()
+	*m.links, *m.device, *m.rules = podnet.Memory{}, tunnel.Memory{}, vip.Memory{}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known, m.renewed = map[string]pods.SandboxSpec{}, time.Time{}
+}
