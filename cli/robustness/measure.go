@@ -35,10 +35,10 @@ func measure(h *history.History) measured {
 		last = max(last, op.Return)
 		m.operations++
 		answered := op.Outcome == history.OK || op.Outcome == history.Failed && op.Failure != history.Refused
-		switch {
-		case op.Outcome == history.OK:
+		switch op.Outcome {
+		case history.OK:
 			m.acknowledged++
-		case op.Outcome == history.Failed:
+		case history.Failed:
 			m.failed++
 		default:
 			m.unknown++

@@ -15,8 +15,6 @@ type recorder struct {
 	lock    sync.Mutex
 	history history.History
 	ids     int
-	// revisions are some that were seen, for reads at exact revisions and watches from the middle.
-	highest int64
 }
 
 func newRecorder(meta history.Meta) *recorder {
@@ -43,10 +41,6 @@ func (r *recorder) operation(op history.Operation) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
 	r.history.Operations = append(r.history.Operations, op)
-	r.highest = max(r.highest, op.ListRevision)
-	if op.Object != nil {
-		r.highest = max(r.highest, op.Object.Revision)
-	}
 }
 
 func (r *recorder) watch(w history.Watch) {
@@ -59,11 +53,4 @@ func (r *recorder) fault(f history.Fault) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
 	r.history.Faults = append(r.history.Faults, f)
-}
-
-// seen is the highest revision that any operation was told.
-func (r *recorder) seen() int64 {
-	r.lock.Lock()
-	defer r.lock.Unlock()
-	return r.highest
 }

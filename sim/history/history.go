@@ -121,10 +121,12 @@ const (
 	Initial EventKind = "initial"
 	// InitialEnd ends the initial state, and names its revision.
 	InitialEnd EventKind = "initial-end"
-	// Added, Modified and Deleted are changes; the Object's revision is the change's. Of a deletion Value is not compared.
-	Added    EventKind = "added"
+	// Added is a creation. Of it and of the other two changes the Object's revision is the change's.
+	Added EventKind = "added"
+	// Modified is a change of an object that stays.
 	Modified EventKind = "modified"
-	Deleted  EventKind = "deleted"
+	// Deleted is a deletion; its Value is not compared.
+	Deleted EventKind = "deleted"
 	// Bookmark says that every change up to its revision was delivered.
 	Bookmark EventKind = "bookmark"
 	// Error ends a watch: Event.Error says why.

@@ -124,10 +124,10 @@ func (w *world) write(op *Operation, now *Object, arrives bool) Failure {
 	w.revision += int64(rapid.IntRange(1, 3).Draw(w.t, "step"))
 	made := Object{Key: op.Key, Value: op.Value, Revision: w.revision}
 	kind := Modified
-	switch {
-	case op.Kind == Create:
+	switch op.Kind {
+	case Create:
 		kind, made.UID = Added, w.name("uid")
-	case op.Kind == Update:
+	case Update:
 		made.UID = now.UID
 	default:
 		kind, made.UID = Deleted, now.UID
@@ -206,14 +206,12 @@ func (w *world) watches() {
 // stream are the changes of a stretch, with bookmarks between them and one at the end.
 func (w *world) stream(prefix string, after, through int64) []Event {
 	var events []Event
-	told := after
 	for _, c := range w.changes {
 		if c.Object.Revision <= after || c.Object.Revision > through {
 			continue
 		}
 		if rapid.IntRange(0, 4).Draw(w.t, "bookmark") == 0 {
-			told = c.Object.Revision - 1
-			events = append(events, Event{Kind: Bookmark, At: c.At, Object: Object{Revision: told}})
+			events = append(events, Event{Kind: Bookmark, At: c.At, Object: Object{Revision: c.Object.Revision - 1}})
 		}
 		if strings.HasPrefix(c.Object.Key, prefix) {
 			c.At += time.Duration(rapid.IntRange(0, 20).Draw(w.t, "lag")) * time.Microsecond
