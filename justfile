@@ -22,6 +22,10 @@ test: setup shim lint
 sim *ARGS:
     go test ./sim/... {{ARGS}}
 
+# real processes under faults while clients record what they see; minutes, or --for 2h; --seed N repeats the faults (root)
+robustness *ARGS: build
+    go run ./cli/robustness run {{ARGS}}
+
 # the linter with the import rules of ARCHITECTURE.md
 lint: setup
     bash hack/lint.sh
