@@ -12,11 +12,12 @@ import (
 // this host has seen.
 type clock struct {
 	seen   atomic.Int64
+	wall   func() time.Time
 	offset func() (time.Duration, bool)
 }
 
 func (c *clock) now() store.Revision {
-	wall := store.At(time.Now())
+	wall := store.At(c.wall())
 	seen := store.Revision(c.seen.Load())
 	if rest := seen % store.Tick; rest != 0 {
 		seen += store.Tick - rest
@@ -33,20 +34,30 @@ func (c *clock) observe(rev store.Revision) {
 	}
 }
 
-// stamp is now, unless this peer's clock is ahead of the others': a revision
-// stamped in the future would hold every later one up there.
+// stamp is now, unless this peer's clock is far off the others': a revision stamped in
+// the future would hold every later one up there, and times written down by a clock
+// that is hours behind would be wrong.
 func (c *clock) stamp() (store.Revision, error) {
-	if ahead, ok := c.offset(); ok && ahead > MaxClockOffset {
-		return 0, fmt.Errorf("%w: by %v", ErrClockSkew, ahead.Round(time.Millisecond))
+	ahead, ok := c.offset()
+	switch {
+	case ok && ahead > MaxClockOffset:
+		return 0, fmt.Errorf("%w: %v ahead", ErrClockSkew, ahead.Round(time.Millisecond))
+	case ok && ahead < -MaxClockLag:
+		return 0, fmt.Errorf("%w: %v behind", ErrClockSkew, (-ahead).Round(time.Millisecond))
 	}
 	return c.now(), nil
 }
 
-// admit refuses a stamp from elsewhere that lies further ahead than clocks may.
+// admit refuses a stamp from elsewhere that lies further ahead than clocks may. The
+// measure is the others' time where it is known: a clock that is behind must not take
+// everybody else for ahead.
 func (c *clock) admit(stamp store.Revision) error {
-	if limit := max(c.now(), store.At(time.Now().Add(MaxClockOffset))); stamp > limit {
-		return fmt.Errorf("%w: the stamp is %v ahead of this peer", ErrClockSkew,
-			time.Until(stamp.Time()).Round(time.Millisecond))
+	wall := c.wall()
+	if ahead, ok := c.offset(); ok {
+		wall = wall.Add(-ahead)
+	}
+	if limit := max(c.now(), store.At(wall.Add(MaxClockOffset))); stamp > limit {
+		return fmt.Errorf("%w: a stamp is %v ahead of this peer", ErrClockSkew, stamp.Time().Sub(wall).Round(time.Millisecond))
 	}
 	return nil
 }

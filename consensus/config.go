@@ -25,6 +25,12 @@ const (
 // MetaShard is the number of the meta shard. Data shards count from 1.
 const MetaShard uint64 = 0
 
+// MaxClockLag is how far this peer's clock may be behind the other peers' before it
+// stops stamping revisions. It is larger than MaxClockOffset, because a late clock is
+// lifted over all revisions that are known and makes no lasting harm; but what it
+// writes down as times would be wrong.
+const MaxClockLag = time.Minute
+
 // MaxClockOffset is how far this peer's clock may be ahead of the other peers'
 // before it stops stamping revisions, and how far ahead of its own clock it
 // believes another's stamp.
@@ -56,6 +62,8 @@ type Config struct {
 	// Offset is how far this peer's clock is ahead of its peers' median; ok is
 	// false as long as that is not known. Nil is never known.
 	Offset func() (ahead time.Duration, ok bool)
+	// Now is the wall clock. Nil is the host's.
+	Now func() time.Time
 	// DataShards is the number of data shards that Found makes. Default 8.
 	DataShards int
 	// History bounds each shard's record of past changes. It must be the same on
@@ -100,6 +108,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Offset == nil {
 		c.Offset = func() (time.Duration, bool) { return 0, false }
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	if c.DataShards == 0 {
 		c.DataShards = 8

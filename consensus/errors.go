@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"shoal/consensus/logstore"
 	"shoal/consensus/store"
 )
 
@@ -24,9 +25,10 @@ var (
 	// ErrTooLarge reports a transaction beyond Config.MaxTransaction. Nothing was
 	// written.
 	ErrTooLarge = errors.New("transaction is too large")
-	// ErrClockSkew reports that this peer's clock is further ahead of its peers'
-	// than MaxClockOffset, so that it must not stamp revisions. Nothing was written.
-	ErrClockSkew = errors.New("clock is too far ahead of the other peers")
+	// ErrClockSkew reports that this peer's clock is further from its peers' median
+	// than MaxClockOffset (ahead) or MaxClockLag (behind), so that it must not stamp
+	// revisions. Nothing was written.
+	ErrClockSkew = errors.New("this peer's clock is too far off the other peers'")
 	// ErrSlowWatcher reports that a watch was cut because its reader fell behind the
 	// shard's history. The reader has to list and watch anew.
 	ErrSlowWatcher = errors.New("watcher is too slow and was cut")
@@ -68,3 +70,7 @@ func (e *ShardError) Unwrap() []error {
 func shardError(shard uint64, kind, cause error) error {
 	return &ShardError{Shard: shard, Kind: kind, Cause: cause}
 }
+
+// ErrDamaged reports a log store that cannot be read as a whole. Damage of one
+// replica's log alone is no error of Open: see ShardStatus.Quarantine.
+var ErrDamaged = logstore.ErrDamaged

@@ -80,7 +80,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		failed:     newEnding(),
 		contained:  map[replicaKey]bool{},
 	}
-	h.clock.offset = cfg.Offset
+	h.clock.wall, h.clock.offset = cfg.Now, cfg.Offset
 	h.leaders.changed = &h.changed
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)

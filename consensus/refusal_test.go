@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -143,6 +144,10 @@ func TestBadProposalsAreRefused(t *testing.T) {
 	if _, err := h.Propose(ctx, 1, put("k", "v")); !errors.Is(err, consensus.ErrClockSkew) {
 		t.Errorf("clock a minute ahead: %v", err)
 	}
-	ahead = -time.Minute
+	ahead = -2 * time.Hour
+	if _, err := h.Propose(ctx, 1, put("k", "v")); !errors.Is(err, consensus.ErrClockSkew) || !strings.Contains(err.Error(), "2h0m0s behind") {
+		t.Errorf("clock two hours behind: %v", err)
+	}
+	ahead = -10 * time.Second
 	mustPut(t, h, 1, "k", "v")
 }

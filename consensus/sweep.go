@@ -36,7 +36,7 @@ func (h *Host) sweepOnce(ctx context.Context, r *replica) error {
 	if !ok {
 		return nil
 	}
-	due := view.Due(time.Now().UnixMilli(), sweepBatch)
+	due := view.Due(h.cfg.Now().UnixMilli(), sweepBatch)
 	for len(due) > 0 {
 		var tx store.Transaction
 		for _, kv := range due {

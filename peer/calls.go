@@ -40,6 +40,7 @@ func (p *Peer) status(ctx context.Context) (*admin.Status, error) {
 	for _, status := range p.host.Status() {
 		shard := admin.ShardStatus{
 			Shard: status.Shard, Leader: status.Leader, Local: status.Local, Applied: uint64(status.Revision), Namespaces: namespaces[status.Shard],
+			Quarantine: status.Quarantine,
 		}
 		for _, member := range status.Members {
 			if member.Voter {
@@ -49,12 +50,17 @@ func (p *Peer) status(ctx context.Context) (*admin.Status, error) {
 			}
 		}
 		switch {
+		case status.Quarantine != "" && status.Trouble == "":
+			s.Problems = append(s.Problems, fmt.Sprintf("shard %d: the replica here is quarantined: %s", status.Shard, status.Quarantine))
 		case status.Trouble != "":
 			s.Problems = append(s.Problems, fmt.Sprintf("shard %d: %s", status.Shard, status.Trouble))
 		case status.Leader == "":
 			s.Problems = append(s.Problems, fmt.Sprintf("shard %d has no leader that this peer knows of", status.Shard))
 		}
 		s.Shards = append(s.Shards, shard)
+	}
+	if problem := p.clock.problem(); problem != "" {
+		s.Problems = append(s.Problems, problem)
 	}
 	if p.serving.Load() {
 		if err := p.api.Ready(ctx); err != nil {

@@ -40,26 +40,6 @@ type leaseAnswer struct {
 	Ahead   time.Duration `json:"ahead"`
 }
 
-// clock is how far this peer's clock is ahead of the peers' median, as the lease's exchange shows it, to within a round trip.
-type clock struct {
-	lock  sync.Mutex
-	by    time.Duration
-	known bool
-}
-
-func (c *clock) note(by time.Duration) {
-	c.lock.Lock()
-	defer c.lock.Unlock()
-	c.by, c.known = by, true
-}
-
-// ahead is consensus.Config.Offset.
-func (c *clock) ahead() (time.Duration, bool) {
-	c.lock.Lock()
-	defer c.lock.Unlock()
-	return c.by, c.known
-}
-
 var errNotMetaLeader = errors.New("this peer does not lead the meta shard")
 
 // renewer keeps this node's lease.
@@ -103,6 +83,7 @@ func (r *renewer) Run(ctx context.Context) error {
 				back = back || r.returned(ctx) == nil // tried again with the next renewal
 			}
 		}
+		r.clock.report(r.log)
 		late := time.Since(r.renewed()) > fenceAfter
 		switch {
 		case late && !fenced:
@@ -142,17 +123,18 @@ func (r *renewer) renew(ctx context.Context) error {
 	case "":
 		return errors.New("the meta shard has no leader")
 	case r.self:
+		now := thisMoment()
 		r.local.renew(r.node, time.Now(), 0)
-		r.clock.note(r.local.ahead())
+		r.clock.note(r.local.aheadAt(now), now)
 		return nil
 	}
 	var answer leaseAnswer
-	begun := time.Now()
-	if err := r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node, Now: begun}, &answer); err != nil {
+	begun := thisMoment()
+	if err := r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node, Now: begun.wall}, &answer); err != nil {
 		return err
 	}
-	middle := begun.Add(time.Since(begun) / 2)
-	r.clock.note(middle.Sub(answer.Renewed) + answer.Ahead)
+	middle := begun.wall.Add((thisMoment().up - begun.up) / 2)
+	r.clock.note(middle.Sub(answer.Renewed)+answer.Ahead, begun)
 	return nil
 }
 
@@ -177,9 +159,9 @@ func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) 
 		if in.Node == "" || in.Node != own(r) {
 			return leaseAnswer{}, errors.New("a peer renews only its own node's lease")
 		}
-		now := time.Now()
-		table.renew(in.Node, now, in.Now.Sub(now))
-		return leaseAnswer{Renewed: now, Ahead: table.ahead()}, nil
+		now := thisMoment()
+		table.renew(in.Node, time.Now(), in.Now.Sub(now.wall))
+		return leaseAnswer{Renewed: now.wall, Ahead: table.aheadAt(now)}, nil
 	})
 }
 

@@ -3,7 +3,6 @@ package peer
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -24,27 +23,49 @@ import (
 type renewals struct {
 	lock    sync.Mutex
 	at      map[string]time.Time
-	offsets map[string]time.Duration
+	offsets map[string]reading
 }
+
+// reading is how far a node's clock was ahead of this peer's, and when that was read.
+type reading struct {
+	ahead time.Duration
+	at    moment
+}
+
+// readingAge is how long a node's clock counts without being heard of.
+const readingAge = 10 * time.Second
 
 func (r *renewals) renew(node string, now time.Time, offset time.Duration) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
 	if r.at == nil {
-		r.at, r.offsets = map[string]time.Time{}, map[string]time.Duration{}
+		r.at, r.offsets = map[string]time.Time{}, map[string]reading{}
 	}
-	r.at[node], r.offsets[node] = now, offset
+	r.at[node], r.offsets[node] = now, reading{offset, thisMoment()}
 }
 
 // ahead is how far this peer's clock is ahead of the median of all clocks that the table has heard of.
-func (r *renewals) ahead() time.Duration {
+func (r *renewals) ahead() time.Duration { return r.aheadAt(thisMoment()) }
+
+// aheadAt takes into account that this peer's own clock may have jumped since the others were heard of. Of an even number the earlier
+// one of the middle is taken: two peers cannot tell which of them is wrong, and a clock that is behind does no lasting harm.
+func (r *renewals) aheadAt(now moment) time.Duration {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	if len(r.offsets) == 0 {
+	offsets := []time.Duration{}
+	for node, read := range r.offsets {
+		switch {
+		case now.up-read.at.up > readingAge:
+			delete(r.offsets, node)
+		default:
+			offsets = append(offsets, read.ahead-now.jumped(read.at))
+		}
+	}
+	if len(offsets) == 0 {
 		return 0
 	}
-	sorted := slices.Sorted(maps.Values(r.offsets))
-	return -sorted[len(sorted)/2]
+	slices.Sort(offsets)
+	return -offsets[(len(offsets)-1)/2]
 }
 
 // snapshot copies the table.

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,9 @@ import (
 
 // shutdownTimeout bounds how long a peer hands over before it ends.
 const shutdownTimeout = 10 * time.Second
+
+// foundedFile says that the founder has founded the store.
+const foundedFile = "founded"
 
 // Peer is a peer that runs or is about to.
 type Peer struct {
@@ -118,7 +122,11 @@ func (p *Peer) open(ctx context.Context, group *errgroup.Group) error {
 	if err := p.openMembership(ctx); err != nil {
 		return err
 	}
-	return p.openStore(ctx)
+	if err := p.openStore(ctx); err != nil {
+		return err
+	}
+	group.Go(func() error { return p.host.Failed(ctx) })
+	return nil
 }
 
 func (p *Peer) openLink(ctx context.Context, group *errgroup.Group) error {
@@ -150,14 +158,38 @@ func (p *Peer) resolve(peerID string) (string, error) {
 func (p *Peer) openStore(ctx context.Context) error {
 	host, err := consensus.Open(ctx, consensus.Config{
 		PeerID: p.self.ID, ClusterID: p.self.Cluster.ID, Dir: p.cfg.StoreDir(),
-		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Offset: p.clock.ahead, FS: p.cfg.Machine.StoreFS, Frugal: p.cfg.Machine.Frugal, Logger: p.log,
+		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Offset: p.clock.ahead, Now: wallClock,
+		FS: p.cfg.Machine.StoreFS, Frugal: p.cfg.Machine.Frugal, Logger: p.log,
 	})
+	if errors.Is(err, consensus.ErrDamaged) {
+		return fmt.Errorf("%w: nothing was changed; where other peers hold copies of its shards, move %s away and start the peer again, and it gets them from there; the only peer of a cluster needs a backup (`peer restore`)",
+			err, p.cfg.StoreDir())
+	}
 	if err != nil {
 		return err
 	}
 	p.host, p.directory = host, storage.NewDirectory(host)
-	if p.self.Founder && !host.Founded() {
-		if err := host.Found(ctx); err != nil && !errors.Is(err, consensus.ErrAlreadyFounded) {
+	return p.foundStore(ctx)
+}
+
+// foundStore founds the store if this peer founds the cluster, once: a founder whose store was lost later is a member like any other, and a
+// second founding would make a second cluster of the same name.
+func (p *Peer) foundStore(ctx context.Context) error {
+	marker := filepath.Join(p.cfg.DataDir, foundedFile)
+	_, err := os.Stat(marker)
+	before := err == nil
+	switch {
+	case p.host.Founded():
+	case before:
+		p.log.Warn("the store of this peer is gone: it takes its shards from the other peers; if there are none, restore a backup", "folder", p.cfg.StoreDir())
+		return nil
+	case p.self.Founder:
+		if err := p.host.Found(ctx); err != nil && !errors.Is(err, consensus.ErrAlreadyFounded) {
+			return fmt.Errorf("founding the store: %w", err)
+		}
+	}
+	if p.self.Founder && !before {
+		if err := os.WriteFile(marker, nil, 0o600); err != nil {
 			return fmt.Errorf("founding the store: %w", err)
 		}
 	}

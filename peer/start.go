@@ -153,7 +153,7 @@ func (c Config) Ranges() (cluster, service netip.Prefix, err error) {
 // forget removes what ties a data folder to a cluster, after the peer left it. Images stay: the next cluster may use them.
 func (c Config) forget() error {
 	failed := []error{identity.Forget(c.DataDir)}
-	for _, name := range []string{c.StoreDir(), c.KubeconfigPath(), filepath.Join(c.DataDir, "node"), filepath.Join(c.DataDir, seedsFile)} {
+	for _, name := range []string{c.StoreDir(), c.KubeconfigPath(), filepath.Join(c.DataDir, "node"), filepath.Join(c.DataDir, seedsFile), filepath.Join(c.DataDir, foundedFile)} {
 		failed = append(failed, os.RemoveAll(name))
 	}
 	return errors.Join(failed...)

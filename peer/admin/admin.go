@@ -54,6 +54,8 @@ type ShardStatus struct {
 	Lost bool `json:"lost,omitempty"`
 	// Moves are the changes of membership that are still to be made, one sentence each.
 	Moves []string `json:"moves,omitempty"`
+	// Quarantine says why the local replica is left stopped. It is replaced by itself once the shard has a majority without it.
+	Quarantine string `json:"quarantine,omitempty"`
 	// Trouble says why the local replica does not work.
 	Trouble string `json:"trouble,omitempty"`
 }

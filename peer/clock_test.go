@@ -1,0 +1,68 @@
+package peer
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestJumpsOfTheClockCountAtOnce(t *testing.T) {
+	begin := thisMoment()
+	later := func(wall, up time.Duration) moment { return moment{wall: begin.wall.Add(wall), up: begin.up + up} }
+	c := &clock{}
+	if _, known := c.aheadAt(begin); known {
+		t.Error("nothing was noted, yet the offset is known")
+	}
+	c.note(100*time.Millisecond, begin)
+	for name, check := range map[string]struct {
+		now  moment
+		want time.Duration
+	}{
+		"nothing happens":    {later(time.Second, time.Second), 100 * time.Millisecond},
+		"hours forward":      {later(5*time.Hour+time.Second, time.Second), 5*time.Hour + 100*time.Millisecond},
+		"hours back":         {later(-5*time.Hour+time.Second, time.Second), -5*time.Hour + 100*time.Millisecond},
+		"a day went by well": {later(24*time.Hour, 24*time.Hour), 100 * time.Millisecond},
+	} {
+		if got, known := c.aheadAt(check.now); !known || got != check.want {
+			t.Errorf("%s: %v, want %v", name, got, check.want)
+		}
+	}
+}
+
+func TestTheTableFollowsItsOwnClocksJumps(t *testing.T) {
+	table := &renewals{}
+	now := time.Now()
+	for _, node := range []string{"self", "b", "c"} {
+		table.renew(node, now, 0)
+	}
+	at := thisMoment()
+	jumped := moment{wall: at.wall.Add(3 * time.Hour), up: at.up}
+	if got := table.aheadAt(jumped).Round(time.Second); got != 3*time.Hour {
+		t.Errorf("after a jump of three hours this peer is %v ahead", got)
+	}
+	if got := table.aheadAt(moment{wall: at.wall.Add(time.Hour), up: at.up + time.Hour}); got != 0 {
+		t.Errorf("clocks that were heard of an hour ago count: %v", got)
+	}
+}
+
+func TestTwoClocksThatDisagree(t *testing.T) {
+	table := &renewals{}
+	now := time.Now()
+	table.renew("self", now, 0)
+	table.renew("b", now, 2*time.Hour)
+	if got := table.ahead().Round(time.Second); got != 0 {
+		t.Errorf("the earlier clock of two is %v ahead", got)
+	}
+}
+
+func TestAWrongClockIsToldInOneSentence(t *testing.T) {
+	c := &clock{}
+	for by, want := range map[time.Duration]string{
+		0: "", time.Second: "", 3 * time.Hour: "3h0m0s ahead", -3 * time.Hour: "3h0m0s behind", -time.Second: "",
+	} {
+		c.note(by, thisMoment())
+		if got := c.problem(); (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("%v: %q, want %q", by, got, want)
+		}
+	}
+}
