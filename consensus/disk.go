@@ -18,7 +18,8 @@ import (
 
 const (
 	diskFile   = "consensus.json"
-	diskFormat = 1
+	// diskFormat 2 has our own raft log, which earlier versions would not find.
+	diskFormat = 2
 )
 
 // diskState is what consensus.json says: whose folder this is and which replicas
@@ -66,7 +67,7 @@ func openDisk(fs config.IFS, dir, cluster, peer string) (*disk, error) {
 		fs = vfs.Default
 	}
 	d := &disk{fs: fs, dir: dir}
-	if err := fs.MkdirAll(dir, 0o700); err != nil {
+	if err := errors.Join(fs.MkdirAll(dir, 0o700), d.syncDir(filepath.Dir(dir))); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
 	b, err := d.read()
@@ -119,9 +120,17 @@ func (d *disk) write(s diskState) error {
 	if err := d.fs.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	dir, err := d.fs.OpenDir(d.dir)
-	if err != nil {
+	if err := d.syncDir(d.dir); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// syncDir makes the names in a folder durable.
+func (d *disk) syncDir(path string) error {
+	dir, err := d.fs.OpenDir(path)
+	if err != nil {
+		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }

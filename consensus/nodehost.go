@@ -15,19 +15,16 @@ import (
 	"shoal/consensus/logstore"
 )
 
-// nodeHostConfig is dragonboat's configuration, with the layout that was measured
-// best for many small raft groups on one disk: one pebble instance with small
-// memtables and few workers (4 MB on disk at start, 34 goroutines for 33 groups).
+// nodeHostConfig is dragonboat's configuration, with few workers for many small
+// raft groups and one log for all of them.
 func nodeHostConfig(cfg Config, logs *logstore.Factory, t *transportFactory, l raftio.IRaftEventListener, e raftio.ISystemEventListener) config.NodeHostConfig {
 	cluster := fnv.New64a()
 	cluster.Write([]byte(cfg.ClusterID)) //nolint:errcheck // a hash never fails
-	logdb := config.GetSmallMemLogDBConfig()
 	engine := config.EngineConfig{ExecShards: 4, CommitShards: 2, ApplyShards: 4, SnapshotShards: 2, CloseShards: 2}
 	if cfg.Frugal {
-		logdb = config.GetTinyMemLogDBConfig()
+		logs.SegmentBytes = 1 << 20
 		engine = config.EngineConfig{ExecShards: 1, CommitShards: 1, ApplyShards: 1, SnapshotShards: 1, CloseShards: 1}
 	}
-	logdb.Shards = 1
 	return config.NodeHostConfig{
 		DeploymentID:        cluster.Sum64() | 1,
 		NodeHostDir:         filepath.Join(cfg.Dir, "raft"),
@@ -38,7 +35,7 @@ func nodeHostConfig(cfg Config, logs *logstore.Factory, t *transportFactory, l r
 		Expert: config.ExpertConfig{
 			TransportFactory: t,
 			Engine:           engine,
-			LogDB:            logdb,
+			LogDB:            config.LogDBConfig{Shards: 1}, // of dragonboat's own store
 			LogDBFactory:     logs,
 			FS:               cfg.FS,
 		},

@@ -15,8 +15,8 @@ import (
 
 // Marks remember beside the log what each replica has promised: its term and vote, and the last entry that it has acknowledged. They
 // are written after the log has been synced and before anybody is told, so a mark never says more than the log holds, and a log that
-// says less than its mark has lost something. They are not synced themselves: the kernel keeps them over the death of the process, and
-// a power failure can only make them older, which is harmless. A slot holds two copies that are written in turn, so one torn by a crash
+// says less than its mark has lost something. They are not synced as they grow: the kernel keeps them over the death of the process, and
+// a power failure can only make them older, which is harmless. One that has to say less is synced before the log may (lower). A slot holds two copies that are written in turn, so one torn by a crash
 // leaves the other.
 const (
 	marksFile   = "acknowledged"
@@ -44,11 +44,16 @@ type slot struct {
 // marks owns the file of marks.
 type marks struct {
 	mu    sync.Mutex
-	file  io.WriterAt
+	file  markFile
 	close func() error
 	slots map[node]*slot
 	free  []int64
 	end   int64
+}
+
+type markFile interface {
+	io.WriterAt
+	Sync() error
 }
 
 // openMarks reads the marks of dir and begins a new file with them. Slots that cannot be read are dropped and logged: they protect the
@@ -154,6 +159,15 @@ func (m *marks) get(n node) mark {
 	return mark{}
 }
 
+// lower writes a mark that says less than the one before, durably: otherwise a power failure could bring the old one back to a log that
+// rightly became shorter.
+func (m *marks) lower(n node, to mark) error {
+	if m.get(n) == to {
+		return nil
+	}
+	return errors.Join(m.set(n, to), m.file.Sync())
+}
+
 // set writes a replica's mark where it differs. The empty mark frees its slot.
 func (m *marks) set(n node, to mark) error {
 	m.mu.Lock()
@@ -167,6 +181,9 @@ func (m *marks) set(n node, to mark) error {
 		if last := len(m.free) - 1; last >= 0 {
 			s.at, m.free = m.free[last], m.free[:last]
 		} else {
+			if _, err := m.file.WriteAt(make([]byte, markSlot), m.end); err != nil {
+				return err
+			}
 			m.end += markSlot
 		}
 		m.slots[n] = s

@@ -1,291 +1,270 @@
 package logstore
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
-	"time"
 
-	"github.com/cockroachdb/pebble"
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
-	"github.com/lni/dragonboat/v4/raftpb"
-	"github.com/lni/vfs"
 )
 
-// ErrDamaged reports data on the disk that are not what was written there. Errors of this kind are a *DamageError where they concern
-// one replica alone.
-var ErrDamaged = errors.New("log store is damaged")
-
-// DamageError names the replica whose log is damaged.
-type DamageError struct {
-	Shard, Replica uint64
-	Cause          error
+// options of a store.
+type options struct {
+	segmentBytes int64
+	failed       func(error)
+	log          *slog.Logger
 }
 
-func (e *DamageError) Error() string {
-	return fmt.Sprintf("the log of replica %d of shard %d is damaged: %v", e.Replica, e.Shard, e.Cause)
+// Store implements raftio.ILogDB.
+type Store struct {
+	fs    config.IFS
+	dir   string
+	opts  options
+	marks *marks
+
+	mu   sync.Mutex
+	cond *sync.Cond
+	// err is the first failure of the disk. A failed sync may have dropped what it did not write, so nothing is tried again.
+	err    error
+	closed bool
+	groups map[node]*group
+	// segments are the files, oldest first; the last is appended to.
+	segments []*segment
+	// pending are the frames that are not written yet, in order; spare is a buffer for the next.
+	pending []frame
+	spare   []byte
+	// Frames count up: appended is the one that is being filled, durable the newest one that is synced.
+	appended, durable uint64
+	flushing          bool
+
+	reclaiming sync.WaitGroup
+	wake       chan struct{}
 }
 
-// Unwrap gives ErrDamaged and the cause to errors.Is and errors.As.
-func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Cause} }
+var _ raftio.ILogDB = (*Store)(nil)
 
-func damaged(n node, format string, args ...any) error {
-	return &DamageError{Shard: n.shard, Replica: n.replica, Cause: fmt.Errorf(format, args...)}
+// frame is a frame to write; b begins with room for its header.
+type frame struct {
+	seg *segment
+	off int64
+	b   []byte
 }
 
-// Factory makes a Store for dragonboat: config.ExpertConfig.LogDBFactory.
-type Factory struct {
-	// Failed is told, at most a few times, that the disk failed or that damage was met while reading. The goroutine that met a failed
-	// write never returns; a *DamageError is returned to dragonboat as well. It must not block.
-	Failed func(error)
-	Logger *slog.Logger
-
-	mu    sync.Mutex
-	store *Store
-}
-
-// Name is that of dragonboat's own store, whose folders this one opens.
-func (f *Factory) Name() string { return "sharded-pebble" }
-
-// Create opens or makes the store. Error: ErrDamaged where the store as a whole cannot be read.
-func (f *Factory) Create(cfg config.NodeHostConfig, busy config.LogDBCallback, dirs, walDirs []string) (raftio.ILogDB, error) {
-	s, err := open(f, cfg, busy, dirs, walDirs)
-	if err != nil {
+// open reads the store in the folder, which is made if it is missing.
+func open(fs config.IFS, dir string, opts options) (*Store, error) {
+	if opts.segmentBytes == 0 {
+		opts.segmentBytes = 16 << 20
+	}
+	if opts.log == nil {
+		opts.log = slog.Default()
+	}
+	s := &Store{fs: fs, dir: dir, opts: opts, groups: map[node]*group{}, wake: make(chan struct{}, 1)}
+	s.cond = sync.NewCond(&s.mu)
+	if err := errors.Join(fs.MkdirAll(dir, 0o700), syncDir(fs, fs.PathDir(dir))); err != nil {
+		return nil, fmt.Errorf("log store: %w", err)
+	}
+	var err error
+	if s.marks, err = openMarks(fs, dir, opts.log); err != nil {
 		return nil, err
 	}
-	f.mu.Lock()
-	f.store = s
-	f.mu.Unlock()
+	if err := s.replay(); err != nil {
+		return nil, errors.Join(err, s.closeFiles())
+	}
+	// What an earlier start left is never appended to: its end may be torn.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.roll()
+	if err := s.flush(); err != nil {
+		return nil, errors.Join(err, s.closeFiles())
+	}
+	s.reclaiming.Go(s.reclaim)
 	return s, nil
 }
 
-// Check says whether the replica's log holds all that the replica has ever promised. Errors: a *DamageError, or what reading gave. A
-// replica without a log is fine if it never had one.
-func (f *Factory) Check(shard, replica uint64) error {
-	f.mu.Lock()
-	s := f.store
-	f.mu.Unlock()
-	n := node{shard, replica}
-	if _, err := s.GetBootstrapInfo(shard, replica); errors.Is(err, raftio.ErrNoBootstrapInfo) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	snapshot, err := s.GetSnapshot(shard, replica)
-	if err != nil {
-		return err
-	}
-	_, err = s.ReadRaftState(shard, replica, snapshot.Index)
-	if errors.Is(err, raftio.ErrNoSavedLog) {
-		if m := s.marks.get(n); m.term != 0 || m.last != 0 {
-			return damaged(n, "nothing of it is left; it had acknowledged entries up to %d in term %d", m.last, m.term)
-		}
-		return nil
+// Name is that of dragonboat's own store, whose folders are taken over.
+func (s *Store) Name() string { return "sharded-pebble" }
+
+// BinaryFormat is that of dragonboat's own store, too.
+func (s *Store) BinaryFormat() uint32 { return raftio.PlainLogDBBinVersion }
+
+// failed reports a failed write and does not return then: what was to be durable may not be, so nobody may be told that it is.
+func (s *Store) failed(err error) error {
+	if err != nil && s.opts.failed != nil {
+		s.opts.failed(err)
+		select {}
 	}
 	return err
 }
 
-// Snapshot is the record of a replica's newest snapshot, the empty one if it has none. Error: a *DamageError.
-func (f *Factory) Snapshot(shard, replica uint64) (raftpb.Snapshot, error) {
-	f.mu.Lock()
-	s := f.store
-	f.mu.Unlock()
-	return s.GetSnapshot(shard, replica)
-}
-
-// Store keeps the logs. It is used by dragonboat, see raftio.ILogDB.
-type Store struct {
-	db    *pebble.DB
-	dir   string
-	fail  func(error)
-	log   *slog.Logger
-	marks *marks
-
-	mu    sync.Mutex
-	nodes map[node]*nodeState
-	// batches are reused by dragonboat's workers, one each.
-	batches []*scratch
-
-	compactions chan compaction
-	pressure    chan struct{}
-	stop        chan struct{}
-	loops       sync.WaitGroup
-}
-
-type scratch struct {
-	batch    *pebble.Batch
-	key, buf []byte
-}
-
-type compaction struct {
-	node
-	index uint64
-	done  chan struct{}
-}
-
-const maxManifest = 128 << 20
-
-func open(f *Factory, cfg config.NodeHostConfig, busy config.LogDBCallback, dirs, walDirs []string) (*Store, error) {
-	fs := cfg.Expert.FS
-	if fs == nil {
-		fs = vfs.Default
-	}
-	dir, wal := fs.PathJoin(dirs[0], "logdb-0"), fs.PathJoin(walDirs[0], "logdb-0")
-	for _, d := range []string{dir, wal} {
-		if err := fs.MkdirAll(d, 0o750); err != nil {
-			return nil, fmt.Errorf("log store: %w", err)
-		}
-	}
-	s := &Store{
-		dir: dir, fail: f.Failed, log: f.Logger, nodes: map[node]*nodeState{},
-		compactions: make(chan compaction, 1024), pressure: make(chan struct{}, 1), stop: make(chan struct{}),
-	}
-	if err := checkFiles(fs, dir, wal); err != nil {
-		return nil, err
-	}
-	var err error
-	if s.marks, err = openMarks(fs, dir, f.Logger); err != nil {
-		return nil, err
-	}
-	opts := s.options(cfg.Expert.LogDB, fs, wal)
-	if s.db, err = openPebble(dir, opts); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, dir, err)
-	}
-	for range cfg.Expert.Engine.ExecShards {
-		s.batches = append(s.batches, &scratch{batch: s.db.NewBatch()})
-	}
-	if busy != nil {
-		s.loops.Go(func() { s.watchPressure(cfg.Expert.LogDB, busy) })
-	}
-	s.loops.Go(s.compact)
-	if found, err := s.holdsBatches(); err != nil || found {
-		return nil, errors.Join(err, errors.New("the log store has dragonboat's batched layout, which this version does not read"), s.Close())
-	}
-	return s, nil
-}
-
-// openPebble opens pebble, which panics on some kinds of damage.
-func openPebble(dir string, opts *pebble.Options) (db *pebble.DB, err error) {
-	defer opts.Cache.Unref()
-	defer func() {
-		if r := recover(); r != nil {
-			db, err = nil, fmt.Errorf("%v", r)
-		}
-	}()
-	return pebble.Open(dir, opts)
-}
-
-// options are dragonboat's, whose folders have to open, but for logger and listeners.
-func (s *Store) options(c config.LogDBConfig, fs config.IFS, wal string) *pebble.Options {
-	opts := &pebble.Options{
-		MaxManifestFileSize:         maxManifest,
-		MemTableSize:                int(c.KVWriteBufferSize),
-		MemTableStopWritesThreshold: int(c.KVMaxWriteBufferNumber),
-		LBaseMaxBytes:               int64(c.KVMaxBytesForLevelBase),
-		L0CompactionFileThreshold:   int(c.KVLevel0FileNumCompactionTrigger),
-		L0StopWritesThreshold:       int(c.KVLevel0StopWritesTrigger),
-		Cache:                       pebble.NewCache(int64(c.KVLRUCacheSize)),
-		Logger:                      standStill{s},
-		WALDir:                      wal,
-	}
-	size := int64(c.KVTargetFileSizeBase)
-	for range c.KVNumOfLevels {
-		opts.Levels = append(opts.Levels, pebble.LevelOptions{
-			Compression: pebble.NoCompression, BlockSize: int(c.KVBlockSize), TargetFileSize: size,
-		})
-		size *= int64(c.KVTargetFileSizeMultiplier)
-	}
-	if fs != vfs.Default {
-		opts.FS = pebbleFS{fs}
-	}
-	kick := func() {
-		select {
-		case s.pressure <- struct{}{}:
-		default:
-		}
-	}
-	opts.EventListener = pebble.EventListener{
-		BackgroundError: func(err error) { s.fail(fmt.Errorf("log store %s: %w", s.dir, err)) },
-		WALCreated:      func(pebble.WALCreateInfo) { kick() },
-		FlushEnd:        func(pebble.FlushInfo) { kick() },
-		CompactionEnd:   func(pebble.CompactionInfo) { kick() },
-	}
-	return opts
-}
-
-// standStill is pebble's logger. After a fatal report pebble must not go on, and the process is to end in order: the goroutine stops
-// here for good.
-type standStill struct{ s *Store }
-
-func (standStill) Infof(string, ...any) {}
-
-func (l standStill) Fatalf(format string, args ...any) {
-	l.s.failForGood(fmt.Errorf("log store %s: %s", l.s.dir, fmt.Sprintf(format, args...)))
-}
-
-// failForGood reports a failed write and does not return: what was to be durable may not be, so nobody may be told that it is.
-func (s *Store) failForGood(err error) {
-	s.fail(err)
-	select {}
-}
-
-// watchPressure tells dragonboat when writes come faster than they can be flushed; it then refuses proposals.
-func (s *Store) watchPressure(c config.LogDBConfig, busy config.LogDBCallback) {
-	for {
-		select {
-		case <-s.stop:
-			return
-		case <-s.pressure:
-		}
-		m := s.db.Metrics()
-		full := m.MemTable.Size >= c.KVWriteBufferSize*c.KVMaxWriteBufferNumber*19/20 ||
-			uint64(m.Levels[0].Sublevels) >= c.KVLevel0StopWritesTrigger-1
-		busy(config.LogDBInfo{Busy: full})
-	}
-}
-
-// compact gives back the room of removed entries.
-func (s *Store) compact() {
-	for {
-		select {
-		case <-s.stop:
-			return
-		case c := <-s.compactions:
-			if err := s.db.Compact(c.indexed(kindEntry, 0), c.indexed(kindEntry, c.index), false); err != nil {
-				s.log.Warn("room of removed log entries is not given back yet", "shard", c.shard, "err", err)
-			}
-			close(c.done)
-		}
-	}
-}
-
-// Name is that of dragonboat's own store.
-func (s *Store) Name() string { return "sharded-pebble" }
-
-// BinaryFormat is that of dragonboat's plain layout.
-func (s *Store) BinaryFormat() uint32 { return raftio.PlainLogDBBinVersion }
-
-// closeTimeout bounds how long Close waits for pebble, which may stand still on a failed disk.
-const closeTimeout = 10 * time.Second
-
-// Close ends the store. It waits for compactions under way.
+// Close writes what is not written yet and closes the files.
 func (s *Store) Close() error {
-	close(s.stop)
-	s.loops.Wait()
-	done := make(chan error, 1)
-	go func() {
-		failed := make([]error, 0, len(s.batches)+2)
-		for _, b := range s.batches {
-			failed = append(failed, b.batch.Close())
-		}
-		done <- errors.Join(append(failed, s.db.Close(), s.marks.close())...)
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(closeTimeout):
-		return fmt.Errorf("log store %s does not close", s.dir)
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
 	}
+	for _, g := range s.sortedGroups() {
+		if g.behind {
+			s.write(0, g.appendBehind)
+		}
+	}
+	err := s.flush()
+	s.closed = true
+	s.mu.Unlock()
+	s.wakeReclaim()
+	s.reclaiming.Wait()
+	return errors.Join(err, s.closeFiles())
+}
+
+func (s *Store) closeFiles() error {
+	errs := []error{s.marks.close()}
+	for _, f := range s.segments {
+		errs = append(errs, f.close())
+	}
+	return errors.Join(errs...)
+}
+
+// group is the known group or a new one.
+func (s *Store) group(k node) *group {
+	g, ok := s.groups[k]
+	if !ok {
+		g = newGroup(k)
+		s.groups[k] = g
+	}
+	return g
+}
+
+func (s *Store) sortedGroups() []*group {
+	all := make([]*group, 0, len(s.groups))
+	for _, g := range s.groups {
+		all = append(all, g)
+	}
+	slices.SortFunc(all, func(a, b *group) int {
+		return cmp.Or(cmp.Compare(a.node.shard, b.node.shard), cmp.Compare(a.node.replica, b.node.replica))
+	})
+	return all
+}
+
+func (s *Store) current() *segment { return s.segments[len(s.segments)-1] }
+
+// roll begins the next segment with a checkpoint of all groups.
+func (s *Store) roll() {
+	number := uint64(1)
+	if len(s.segments) > 0 {
+		number = s.current().number + 1
+	}
+	next := &segment{number: number, name: segmentName(s.fs, s.dir, number), room: s.opts.segmentBytes}
+	s.segments = append(s.segments, next)
+	s.beginFrame()
+	f := &s.pending[len(s.pending)-1]
+	f.b = append(f.b, opSegment)
+	f.b = binary.AppendUvarint(f.b, formatVersion)
+	f.b = binary.AppendUvarint(f.b, number)
+	for _, g := range s.sortedGroups() {
+		f.b = g.appendCheckpoint(f.b)
+		g.behind = false
+	}
+	next.size = f.off + int64(len(f.b))
+	s.wakeReclaim()
+}
+
+func (s *Store) wakeReclaim() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// beginFrame adds an empty frame to what is pending.
+func (s *Store) beginFrame() {
+	to := s.current()
+	buffer := s.spare
+	s.spare = nil
+	if buffer == nil {
+		buffer = make([]byte, 0, 64<<10)
+	}
+	s.appended++
+	s.pending = append(s.pending, frame{seg: to, off: to.size, b: buffer[:frameHeader]})
+	to.size += frameHeader
+}
+
+// write appends operations to the frame that goes to the disk next. bytes is about how much they are, so that they are not torn between
+// two segments. appendTo gets the frame so far and returns it with the operations; what they change it changes only then, because the
+// checkpoint of a new segment must not tell what comes after it.
+func (s *Store) write(bytes int, appendTo func(b []byte) []byte) {
+	if now := s.current(); now.size+int64(bytes) > s.opts.segmentBytes && now.size > s.opts.segmentBytes/4 {
+		s.roll()
+	}
+	if n := len(s.pending); n == 0 || s.pending[n-1].seg != s.current() || len(s.pending[n-1].b)+bytes > maxFrame/2 {
+		s.beginFrame()
+	}
+	f := &s.pending[len(s.pending)-1]
+	f.b = appendTo(f.b)
+	f.seg.size = f.off + int64(len(f.b))
+	if len(f.b) == frameHeader {
+		// There was nothing to say after all, and an empty frame would read as the end of the file.
+		f.seg.size = f.off
+		s.spare, s.pending = f.b, s.pending[:len(s.pending)-1]
+		s.appended--
+	}
+}
+
+// flush makes everything that was appended durable. Whoever comes while another flushes waits, and the next flush takes all who waited.
+func (s *Store) flush() error {
+	upTo := s.appended
+	for s.durable < upTo && s.err == nil {
+		if s.flushing {
+			s.cond.Wait()
+			continue
+		}
+		frames := s.pending
+		last := s.appended
+		s.pending, s.flushing = nil, true
+		s.mu.Unlock()
+		err := s.writeFrames(frames)
+		s.mu.Lock()
+		s.flushing = false
+		if err != nil {
+			s.err = fmt.Errorf("log store %s: %w", s.dir, err)
+		} else {
+			s.durable = last
+			for _, f := range frames {
+				f.seg.written = f.off + int64(len(f.b))
+			}
+			if b := frames[len(frames)-1].b; cap(b) <= 4<<20 {
+				s.spare = b
+			}
+		}
+		s.cond.Broadcast()
+	}
+	return s.err
+}
+
+func (s *Store) writeFrames(frames []frame) error {
+	for _, f := range frames {
+		fresh := f.seg.w == nil
+		if fresh {
+			if err := f.seg.create(s.fs, max(s.opts.segmentBytes, int64(len(f.b)))); err != nil {
+				return err
+			}
+		}
+		sealFrame(f.b, f.seg.number)
+		if _, err := f.seg.w.WriteAt(f.b, f.off); err != nil {
+			return err
+		}
+		if err := syncData(f.seg.w); err != nil {
+			return fmt.Errorf("sync %s: %w", f.seg.name, err)
+		}
+		if fresh {
+			if err := syncDir(s.fs, s.dir); err != nil {
+				return fmt.Errorf("sync %s: %w", s.dir, err)
+			}
+		}
+	}
+	return nil
 }
