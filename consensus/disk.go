@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	diskFile   = "consensus.json"
+	diskFile = "consensus.json"
 	// diskFormat 2 has our own raft log, which earlier versions would not find.
 	diskFormat = 2
 )

@@ -185,7 +185,7 @@ func TestTheOnlyCopyIsNotThrownAway(t *testing.T) {
 	consensustest.Found(t, h)
 	mustPut(t, h, 2, "k", "v")
 	logs := func() []string {
-		files, err := filepath.Glob(filepath.Join(dir, "raft", "*", "*", "logdb-0", "*.log"))
+		files, err := filepath.Glob(filepath.Join(dir, "raft", "*", "*", "logstore", "*.segment"))
 		if err != nil || len(files) == 0 {
 			t.Fatal(files, err)
 		}
@@ -194,9 +194,13 @@ func TestTheOnlyCopyIsNotThrownAway(t *testing.T) {
 	if err := h.Shutdown(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
-	// Once more, so that the last log holds shard 1's writes alone.
+	// Once more, so that the last file ends in shard 1's writes alone: all shards have elected.
 	h = network.Open(t, "a", dir, nil)
-	mustGet(t, h, 2, "k", "v")
+	for shard := range uint64(3) {
+		if _, _, _, err := h.Get(within(t, patience), shard, "k", consensus.Linearizable); err != nil {
+			t.Fatal(err)
+		}
+	}
 	newest := logs()[len(logs())-1]
 	before, err := os.ReadFile(newest)
 	if err != nil {

@@ -68,7 +68,7 @@ func TestForeignAndNewerFoldersAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := []byte(`{"format": 2, ` + string(b[len("{\n  \"format\": 1,"):]))
+	newer := []byte(`{"format": 3, ` + string(b[len("{\n  \"format\": 2,"):]))
 	if err := os.WriteFile(file, newer, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,6 @@ func update(n node, state raftpb.State, entries ...raftpb.Entry) raftpb.Update {
 // model is what a replica has been promised to hold.
 type model struct {
 	state           raftpb.State
-	first           uint64 // 0 for none yet
 	entries         []raftpb.Entry
 	snapshot, floor uint64
 }
