@@ -101,12 +101,14 @@ func Requests(pod *corev1.Pod) Resources {
 }
 
 // scoredRequests is like Requests for CPU and memory, with defaults for containers that name
-// none. A placed pod with pod-level requests gets them only for what it requests nowhere.
+// none. As upstream has it, pod-level requests count only once a pod is placed, and then defaults
+// only for what it requests nowhere.
 func scoredRequests(pod *corev1.Pod, placed bool) (milliCPU, memory int64) {
 	options := resource.PodResourcesOptions{
 		UseStatusResources: pod.Spec.NodeName != "", InPlacePodLevelResourcesVerticalScalingEnabled: true,
 	}
 	assumed := corev1.ResourceList{corev1.ResourceCPU: assumedCPU, corev1.ResourceMemory: assumedMemory}
+	options.SkipPodLevelResources = !placed
 	if placed {
 		for name := range resource.PodRequests(pod, options) {
 			delete(assumed, name)

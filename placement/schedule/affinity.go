@@ -15,6 +15,7 @@ type affinityCounts struct {
 	wanted     []domainCount // per required affinity term: pods that match all of them
 	unwanted   []domainCount // per required anti-affinity term: pods that match it
 	repelled   []domainCount // per topology key: pods whose anti-affinity is against the pod
+	repellers  int64         // sum of repelled
 	preference []domainCount // per topology key: sum of weights
 	namespace  labels.Set
 }
@@ -184,7 +185,12 @@ func (a *affinityCounts) addOthers(c *class, theirs *placement.PodAffinity, wher
 	for i := range theirs.RequiredAnti {
 		if term := &theirs.RequiredAnti[i]; term.Matches(c.pod.Object, a.namespace) {
 			d := byKey(&a.repelled, c.batch, term.TopologyKey)
-			where(func(slot int, pods int64) { d.add(slot, pods) })
+			where(func(slot int, pods int64) {
+				if d.topology.domain[slot] >= 0 {
+					d.add(slot, pods)
+					a.repellers += pods
+				}
+			})
 		}
 	}
 	for i := range theirs.Preferred {
@@ -214,9 +220,10 @@ func (a *affinityCounts) prefer(b *batch, key string, slot int, weight int64) {
 	byKey(&a.preference, b, key).add(slot, weight)
 }
 
-// constrains tells whether any required (anti-)affinity bears on the class.
+// constrains tells whether any required (anti-)affinity bears on the class. As upstream has it,
+// that of pods that are only nominated to a node does not, if no other does.
 func (a *affinityCounts) constrains() bool {
-	return len(a.wanted) > 0 || len(a.unwanted) > 0 || len(a.repelled) > 0
+	return len(a.wanted) > 0 || len(a.unwanted) > 0 || a.repellers > 0
 }
 
 // affinityShift is how the pods of a trial change the counts around its slot.
@@ -284,6 +291,9 @@ func (a *affinityCounts) allows(slot int) bool {
 // reason says which required (anti-)affinity does not hold at a slot, "" if all do. Only a
 // missing affinity partner is beyond the help of preemption.
 func (a *affinityCounts) reason(slot int, s *affinityShift) string {
+	if !a.constrains() {
+		return ""
+	}
 	if !a.near(slot, s) {
 		return reasonPodAffinity
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"shoal/placement"
 )
 
 // message is the text of a FailedScheduling event: a refusal by all, or a histogram of reasons,
@@ -32,14 +34,14 @@ func message(nodes int, refusal string, reasons map[string]int, preemption strin
 }
 
 // explain lists every node's answer, best first.
-func (c *class) explain() []NodeExplanation {
+func (c *class) explain(pod *placement.Pod) []NodeExplanation {
 	answers := make([]NodeExplanation, 0, len(c.batch.nodes))
 	if c.refusal != "" {
 		for slot := range c.batch.nodes {
 			answers = append(answers, NodeExplanation{Node: c.batch.nodes[slot].Name, Reasons: []string{c.refusal}})
 		}
 	} else {
-		answers = c.scoreAll(answers)
+		answers = c.scoreAll(pod, answers)
 	}
 	slices.SortFunc(answers, func(a, b NodeExplanation) int {
 		return cmp.Or(cmp.Compare(min(len(a.Reasons), 1), min(len(b.Reasons), 1)), cmp.Compare(b.Total, a.Total), cmp.Compare(a.Node, b.Node))
@@ -47,10 +49,13 @@ func (c *class) explain() []NodeExplanation {
 	return answers
 }
 
-func (c *class) scoreAll(answers []NodeExplanation) []NodeExplanation {
+func (c *class) scoreAll(pod *placement.Pod, answers []NodeExplanation) []NodeExplanation {
 	c.feasible = c.feasible[:0]
 	for slot := range c.batch.nodes {
-		o := c.objectionAt(slot)
+		o := notNamed
+		if c.candidate(slot) {
+			o = c.judge(slot, pod.Object.UID)
+		}
 		if o.reasons == nil {
 			c.feasible = append(c.feasible, int32(slot))
 			continue
@@ -61,6 +66,10 @@ func (c *class) scoreAll(answers []NodeExplanation) []NodeExplanation {
 			e.Reasons = append(e.Reasons, taintDetail(c.pod.Object, n.Object))
 		}
 		answers = append(answers, e)
+	}
+	if len(c.feasible) == 0 {
+		c.nameVictims(pod, answers)
+		return answers
 	}
 	if c.only != nil {
 		c.scoreNamed()
@@ -87,6 +96,24 @@ func (c *class) scoreAll(answers []NodeExplanation) []NodeExplanation {
 		answers = append(answers, e)
 	}
 	return answers
+}
+
+// nameVictims says of each node who would have to leave it.
+func (c *class) nameVictims(pod *placement.Pod, answers []NodeExplanation) {
+	if c.never() {
+		return
+	}
+	for i := range answers {
+		n, _ := c.batch.view.Node(answers[i].Node)
+		if o := c.objectionAt(n.Slot()); o.hopeless {
+			continue
+		}
+		k := c.findVictims(n.Slot(), pod)
+		for _, victim := range k.victims {
+			answers[i].Victims = append(answers[i].Victims, victim.Key().String())
+		}
+		answers[i].Violations = k.violations
+	}
 }
 
 // taintDetail names the first taint that the pod does not tolerate.

@@ -109,6 +109,10 @@ type NodeExplanation struct {
 	Reasons []string         `json:"reasons,omitempty"` // why it does not fit; empty if it does
 	Scores  map[string]int64 `json:"scores,omitempty"`  // by upstream's plugin name: 0…100 times the plugin's weight
 	Total   int64            `json:"total"`
+	// Victims (namespace/name) would have to leave the node for the pod to fit, and Violations of
+	// their disruption budgets would not allow it; only where no node fits and preemption helps.
+	Victims    []string `json:"victims,omitempty"`
+	Violations int      `json:"violations,omitempty"`
 }
 
 // Explain tells how every node suits the pod now. It answers for any pod, also for one that is
@@ -118,9 +122,10 @@ func Explain(v *placement.View, pod *corev1.Pod, now time.Time) Explanation {
 	b := newBatch(v, now)
 	pod = pod.DeepCopy()
 	pod.Spec.NodeName = ""
-	c := b.classOf(placement.NewPod(pod))
-	e.Nodes = c.explain()
-	decision := b.decide(placement.NewPod(pod))
+	subject := placement.NewPod(pod)
+	c := b.classOf(subject)
+	e.Nodes = c.explain(subject)
+	decision := b.decide(subject)
 	e.Node, e.Preempt = decision.Node, decision.Preempt
 	if decision.Unschedulable != nil {
 		e.Message = decision.Unschedulable.Message

@@ -28,7 +28,7 @@ func (t *trial) judgeVolumes(n *node) objection {
 	if c.volumes == nil {
 		return objection{}
 	}
-	if c.volumes.users-t.claimsOff > 0 {
+	if c.volumes.users > 0 && c.volumes.users-t.claimsOff > 0 {
 		return objection{[]string{reasonClaimInUse}, false}
 	}
 	if reason := t.attachable(n); reason != "" {
