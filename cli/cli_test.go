@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // invoke runs one command line and returns what it printed.
@@ -33,14 +34,16 @@ func TestJoinFlagsReachThePeer(t *testing.T) {
 	t.Setenv("SHOAL_DATA_DIR", "/from/environment")
 	got, err := joinWith(t, "10.0.0.1", "node-b:7000", "--token", "t", "--name", "n", "--advertise", "10.0.0.9",
 		"--listen", "10.0.0.9:7444", "--cluster-cidr", "10.1.0.0/16", "--service-cidr", "10.2.0.0/16",
-		"--containerd", "/run/containerd.sock", "--zone", "z", "--label", "a=1", "--label", "b=2", "--cgroup-parent", "lab/p1")
+		"--containerd", "/run/containerd.sock", "--zone", "z", "--label", "a=1", "--label", "b=2", "--cgroup-parent", "lab/p1",
+		"--history-bytes", "64MiB", "--history-age", "1h")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.DataDir != "/from/environment" || strings.Join(got.Addresses, " ") != "10.0.0.1 node-b:7000" || got.Token != "t" ||
 		got.Name != "n" || got.Advertise != "10.0.0.9" || got.Listen != (listenAddress{"10.0.0.9", 7444}) ||
 		got.ClusterCIDR != "10.1.0.0/16" || got.ServiceCIDR != "10.2.0.0/16" || got.Containerd != "/run/containerd.sock" ||
-		got.Zone != "z" || got.Label["a"] != "1" || got.Label["b"] != "2" || got.CgroupParent != "lab/p1" {
+		got.Zone != "z" || got.Label["a"] != "1" || got.Label["b"] != "2" || got.CgroupParent != "lab/p1" ||
+		got.HistoryBytes != 64<<20 || got.HistoryAge != time.Hour {
 		t.Errorf("flags were lost: %+v", got)
 	}
 }
@@ -52,8 +55,20 @@ func TestJoinNeedsNoFlag(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.DataDir != "/var/lib/shoal" || got.Listen.Port != 7443 || got.LogLevel != "info" || len(got.Addresses) != 0 || got.Version == "" {
+	if got.DataDir != "/var/lib/shoal" || got.Listen.Port != 7443 || got.LogLevel != "info" || len(got.Addresses) != 0 || got.Version == "" ||
+		got.HistoryBytes != 32<<20 || got.HistoryAge != 10*time.Minute {
 		t.Errorf("defaults: %+v", got)
+	}
+}
+
+func TestJoinRefusesUselessHistories(t *testing.T) {
+	for _, args := range [][]string{
+		{"--history-bytes", "3MiB"}, {"--history-bytes", "-1"}, {"--history-bytes", "many"}, {"--history-bytes", "9999999999GiB"},
+		{"--history-age", "30s"}, {"--history-age", "long"},
+	} {
+		if _, err := joinWith(t, args...); err == nil || !strings.Contains(err.Error(), "history") {
+			t.Errorf("%v: %v", args, err)
+		}
 	}
 }
 

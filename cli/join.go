@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strconv"
+	"strings"
+	"time"
 )
 
 // Join is `peer join`: the flags of a peer. Empty ones take the peer's own
@@ -24,6 +27,8 @@ type Join struct {
 	Zone         string            `help:"Zone of this node (topology.kubernetes.io/zone)."`
 	Label        map[string]string `help:"Further labels of this node." placeholder:"KEY=VALUE" mapsep:","`
 	CgroupParent string            `help:"Cgroup below which the pods' cgroups are made. Default: shoal." placeholder:"CGROUP"`
+	HistoryBytes byteSize          `help:"Superseded versions that each shard keeps, for watches and lists of the past." default:"32MiB" placeholder:"SIZE"`
+	HistoryAge   time.Duration     `help:"How old they may become." default:"10m" placeholder:"DURATION"`
 	LogLevel     string            `help:"What to log: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 	Config       configFile        `help:"YAML or TOML file with flags by name." placeholder:"FILE"`
 
@@ -49,6 +54,43 @@ func (a *listenAddress) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is not PORT or IP:PORT", text)
 	}
 	a.Port = number
+	return nil
+}
+
+// byteSize is a number of bytes: 1048576, 1024KiB, 1MiB, 1GiB.
+type byteSize int64
+
+// UnmarshalText reads a number with or without a unit.
+func (b *byteSize) UnmarshalText(text []byte) error {
+	number, shift := strings.TrimSpace(string(text)), 0
+	for i, unit := range []string{"KiB", "MiB", "GiB"} {
+		if rest, found := strings.CutSuffix(number, unit); found {
+			number, shift = strings.TrimSpace(rest), 10*(i+1)
+			break
+		}
+	}
+	size, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || size < 0 || size > math.MaxInt64>>shift {
+		return fmt.Errorf("%q is no size: a number of bytes, or with KiB, MiB or GiB", text)
+	}
+	*b = byteSize(size << shift)
+	return nil
+}
+
+// Least that the history of a shard may be bounded to: room for some large objects, and time to reconnect.
+const (
+	leastHistoryBytes = 4 << 20
+	leastHistoryAge   = time.Minute
+)
+
+// Validate refuses flags that would only show later to be useless.
+func (j *Join) Validate() error {
+	if j.HistoryBytes < leastHistoryBytes {
+		return fmt.Errorf("--history-bytes %d is too little: at least 4MiB", j.HistoryBytes)
+	}
+	if j.HistoryAge < leastHistoryAge {
+		return fmt.Errorf("--history-age %v is too short: at least %v", j.HistoryAge, leastHistoryAge)
+	}
 	return nil
 }
 

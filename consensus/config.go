@@ -66,8 +66,8 @@ type Config struct {
 	Now func() time.Time
 	// DataShards is the number of data shards that Found makes. Default 8.
 	DataShards int
-	// History bounds each shard's record of past changes. It must be the same on
-	// every peer of a cluster. Zero fields have defaults (64 MiB, 10 minutes).
+	// History bounds each shard's record of past changes. Its Requests must be the
+	// same on every peer of a cluster. Zero fields have defaults (32 MiB, 10 minutes).
 	History store.Limits
 	// MaxTransaction is the largest encoded transaction, in bytes. Default 8 MiB,
 	// at most 32 MiB.

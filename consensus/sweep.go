@@ -28,7 +28,27 @@ func (h *Host) sweepExpired(ctx context.Context, r *replica) {
 		if err := h.sweepOnce(ctx, r); err != nil && ctx.Err() == nil {
 			h.cfg.Logger.Debug("expired keys stay for now", "shard", r.shard, "err", err)
 		}
+		if err := h.forgetOld(ctx, r); err != nil && ctx.Err() == nil {
+			h.cfg.Logger.Debug("old history stays for now", "shard", r.shard, "err", err)
+		}
 	}
+}
+
+// forgetOld makes a shard to which nobody writes any more drop what has grown too old:
+// the history is trimmed when something is applied, and without this an idle
+// shard would keep all of it in memory for ever. It writes one empty entry, and
+// none once the history is empty.
+func (h *Host) forgetOld(ctx context.Context, r *replica) error {
+	view, ok := r.view()
+	if !ok || view.Oldest() == 0 {
+		return nil
+	}
+	// a little late, so that what is trimmed at all is worth the entry
+	if now := h.clock.now(); now.Time().Sub(view.Oldest().Time()) < h.cfg.History.Age*5/4 {
+		return nil
+	}
+	_, err := h.Propose(ctx, r.shard, store.Transaction{})
+	return err
 }
 
 func (h *Host) sweepOnce(ctx context.Context, r *replica) error {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -68,6 +69,10 @@ type Config struct {
 	// CgroupParent is the cgroup below which the pods' cgroups are made.
 	// Several peers on one machine need one each. Empty means "shoal".
 	CgroupParent string
+	// HistoryBytes and HistoryAge bound the superseded versions that each shard
+	// keeps on this peer. 0 means the store's defaults.
+	HistoryBytes int64
+	HistoryAge   time.Duration
 	// Version is the version of this program, as `peer version` prints it.
 	Version string
 	// Output takes what is for the user's eyes, the command that adds the next host; nil means standard output.

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"shoal/consensus"
+	"shoal/consensus/store"
 	"shoal/mesh/membership"
 	"shoal/peer/admin"
 	"shoal/peer/api"
@@ -159,6 +160,7 @@ func (p *Peer) openStore(ctx context.Context) error {
 	host, err := consensus.Open(ctx, consensus.Config{
 		PeerID: p.self.ID, ClusterID: p.self.Cluster.ID, Dir: p.cfg.StoreDir(),
 		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Offset: p.clock.ahead, Now: wallClock,
+		History: store.Limits{Bytes: p.cfg.HistoryBytes, Age: p.cfg.HistoryAge},
 		FS: p.cfg.Machine.StoreFS, Frugal: p.cfg.Machine.Frugal, Logger: p.log,
 	})
 	if errors.Is(err, consensus.ErrDamaged) {

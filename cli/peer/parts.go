@@ -25,6 +25,7 @@ func join(ctx context.Context, flags cli.Join) error {
 		ClusterCIDR: flags.ClusterCIDR, ServiceCIDR: flags.ServiceCIDR, Containerd: flags.Containerd,
 		Listen: flags.Listen.IP, Port: flags.Listen.Port, Zone: flags.Zone, Labels: flags.Label,
 		CgroupParent: flags.CgroupParent, Version: flags.Version,
+		HistoryBytes: int64(flags.HistoryBytes), HistoryAge: flags.HistoryAge,
 		Logger: logger,
 	})
 }

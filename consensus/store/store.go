@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Limits bounds what a shard remembers of its past. It is part of the state
-// machine: replicas with different limits keep the same keys but answer differently
-// for old revisions and old requests.
+// Limits bounds what a shard remembers of its past. Replicas with different Bytes or
+// Age keep the same keys, but do not reach back equally far. Requests is part of the
+// state machine and must be the same on all of them.
 type Limits struct {
-	// Bytes of superseded versions. Default 64 MiB.
+	// Bytes of superseded versions. Default 32 MiB.
 	Bytes int64
 	// Age in revision time. Default 10 minutes.
 	Age time.Duration
@@ -20,7 +20,7 @@ type Limits struct {
 // WithDefaults fills zero fields.
 func (l Limits) WithDefaults() Limits {
 	if l.Bytes == 0 {
-		l.Bytes = 64 << 20
+		l.Bytes = 32 << 20
 	}
 	if l.Age == 0 {
 		l.Age = 10 * time.Minute

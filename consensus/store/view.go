@@ -32,6 +32,14 @@ func (v View) Revision() Revision { return v.s.last }
 // can be read, and watches resumed.
 func (v View) Floor() Revision { return v.s.floor }
 
+// Oldest is the revision of the oldest change in the history, 0 if it is empty.
+func (v View) Oldest() Revision {
+	if len(v.s.history) == 0 {
+		return 0
+	}
+	return v.s.history[0].revision
+}
+
 // Len is the number of keys.
 func (v View) Len() int { return v.s.keys.Len() }
 

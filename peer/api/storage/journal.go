@@ -166,7 +166,7 @@ func (j *journal) append(next batch) {
 	drop := 0
 	events := min(journalEvents*j.readers.Load(), journalMaxEvents)
 	size := min(journalBytes*j.readers.Load(), journalMaxBytes)
-	for n := int64(len(j.events)); n-int64(drop) > events || int64(j.size) > size; drop++ {
+	for n := int64(len(j.events)); n-int64(drop) > events || int64(j.size) > size && n-int64(drop) > 1; drop++ {
 		j.size -= j.events[drop].Size()
 		j.floor = j.events[drop].Revision
 	}

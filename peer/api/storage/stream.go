@@ -101,6 +101,7 @@ func (st *stream) single(ctx context.Context, watch *consensus.Watch, after stor
 				frontier = max(frontier, event.Revision)
 				if !event.Progress {
 					next.events = append(next.events, event)
+					next.size += event.Size()
 				}
 			}
 			next.frontier = frontier

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
@@ -38,11 +39,14 @@ func (s *Storage) seal(ctx context.Context, key string, data []byte) ([]byte, er
 		return nil, kstorage.NewInternalError(err)
 	}
 	if len(sealed)+len(key) > MaxObject {
-		return nil, apierrors.NewRequestEntityTooLargeError(
-			fmt.Sprintf("%s: %d bytes encoded, at most %d can be stored", key, len(sealed), MaxObject-len(key)))
+		return nil, errTooLarge
 	}
 	return sealed, nil
 }
+
+// errTooLarge refuses an object as etcd does behind upstream's API server, which
+// passes the error on as it is: status 500 with this text. Clients know the text.
+var errTooLarge error = rpctypes.ErrRequestTooLarge
 
 // encode gives an object the form in which it is stored, before sealing.
 func (s *Storage) encode(obj runtime.Object) ([]byte, error) {

@@ -2,13 +2,16 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	gort "runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -303,15 +306,121 @@ func TestWatchesShareObjects(t *testing.T) {
 	}
 }
 
-func TestTooLargeObjectsAreRefused(t *testing.T) {
-	p := newPods(t, sharedHost(t, severalShards), severalShards)
-	fits, big := newPod("a", "fits"), newPod("a", "big")
-	fits.Annotations = map[string]string{"x": string(make([]byte, 200<<10))} // a NUL is six bytes in JSON
-	big.Annotations = map[string]string{"x": string(make([]byte, 300<<10))}
-	if err := p.Create(t.Context(), podKey("a", "fits"), fits, nil, 0); err != nil {
-		t.Errorf("an object below the limit: %v", err)
+// Objects up to etcd's limit pass, through every kind of peer, and their watches;
+// larger ones are refused in etcd's words.
+func TestObjectsOfAnySizeUpToTheLimit(t *testing.T) {
+	t.Parallel()
+	with, without := twoPeers(t)
+	for name, host := range map[string]*consensus.Host{"with": with, "without": without} {
+		p := newPods(t, host, severalShards, withTransformer(nil), withCodec(testCodec))
+		w := watchAll(t, p, listRevision(t, p))
+		empty, err := runtime.Encode(testCodec, newPod("a", "fits"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		room := MaxObject - len(p.keys.root()+"a/fits") - len(empty) - len(`,"annotations":{"x":""}`)
+		fits, big := newPod("a", "fits"), newPod("a", "fits")
+		fits.Annotations = map[string]string{"x": strings.Repeat("x", room)}
+		big.Annotations = map[string]string{"x": strings.Repeat("x", room+1)}
+		err = p.Create(t.Context(), podKey("a", "fits"), big, nil, 0)
+		if !errors.Is(err, rpctypes.ErrRequestTooLarge) || err.Error() != "etcdserver: request is too large" {
+			t.Errorf("%s a replica: an object above the limit: %v", name, err)
+		}
+		if err := p.Create(t.Context(), podKey("a", "fits"), fits, nil, 0); err != nil {
+			t.Errorf("%s a replica: an object at the limit: %v", name, err)
+		}
+		for i := range 3 {
+			if _, err := p.label(t.Context(), "a", "fits", fmt.Sprint(i)); !errors.Is(err, rpctypes.ErrRequestTooLarge) {
+				t.Errorf("%s a replica: an update beyond the limit: %v", name, err)
+			}
+		}
+		if _, err := p.remove(t.Context(), "a", "fits"); err != nil {
+			t.Errorf("%s a replica: %v", name, err)
+		}
+		read(t, w, 2)
 	}
-	if err := p.Create(t.Context(), podKey("a", "big"), big, nil, 0); !apierrors.IsRequestEntityTooLargeError(err) {
-		t.Errorf("an object above the limit: %v, want too large", err)
+}
+
+// A watch that nobody reads costs the shard nothing and little memory, however much
+// is written: it is cut when it is read again, with an error that says why.
+func TestSlowWatchesAreCut(t *testing.T) { // not beside others, whose heap is the same
+	const history, objects, size, total = 8 << 20, 4, 500 << 10, 100 << 20
+	host := consensustest.NewNetwork().Open(t, "peer-a", t.TempDir(), func(c *consensus.Config) {
+		c.DataShards = severalShards.shards
+		c.History = store.Limits{Bytes: history}
+		c.SnapshotEntries = 20 // else raft keeps what was written for itself
+	})
+	consensustest.Found(t, host)
+	p := newPods(t, host, severalShards, withTransformer(nil))
+	start := listRevision(t, p)
+	everywhere, err := p.Watch(t.Context(), "/pods/", kstorage.ListOptions{ResourceVersion: start.String(), Recursive: true, Predicate: kstorage.Everything})
+	if err != nil {
+		t.Fatal(err)
 	}
+	slow := map[string]watch.Interface{"all namespaces": everywhere}
+	if slow["one namespace"], err = p.Watch(t.Context(), "/pods/a", kstorage.ListOptions{ResourceVersion: start.String(), Recursive: true, Predicate: kstorage.Everything}); err != nil {
+		t.Fatal(err)
+	}
+	quick := watchAll(t, p, start)
+	before := heapInUse()
+	var most uint64
+	for i := range total / size {
+		pod := newPod("a", fmt.Sprint(i%objects))
+		pod.Annotations = map[string]string{"x": strings.Repeat(string(rune('a'+i%26)), size)}
+		out := &example.Pod{}
+		if i < objects {
+			err = p.Create(t.Context(), podKey("a", pod.Name), pod, out, 0)
+		} else {
+			err = p.GuaranteedUpdate(t.Context(), podKey("a", pod.Name), out, false, nil, kstorage.SimpleUpdate(func(runtime.Object) (runtime.Object, error) {
+				return pod.DeepCopy(), nil
+			}), nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, quick, 1)[0]; got.rev != revisionOf(t, out) {
+			t.Fatalf("write %d: the watch that is read brought %v, want %s", i, got, out.ResourceVersion)
+		}
+		if i%20 == 19 {
+			most = max(most, heapInUse())
+		}
+	}
+	if grown := int64(most) - int64(before); grown > total/2 {
+		t.Errorf("the heap grew by %d MiB while %d MiB were written", grown>>20, total>>20)
+	}
+	for name, w := range slow {
+		requireCut(t, name, w)
+	}
+}
+
+// requireCut reads a watch to its end.
+func requireCut(t *testing.T, name string, w watch.Interface) {
+	t.Helper()
+	var last watch.Event
+	timeout := time.After(20 * time.Second)
+	for n := 0; ; n++ {
+		select {
+		case <-timeout:
+			t.Errorf("%s: not cut; %d events, the last a %s", name, n, last.Type)
+			return
+		case event, open := <-w.ResultChan():
+			if open {
+				last = event
+				continue
+			}
+		}
+		break
+	}
+	status, isStatus := last.Object.(*metav1.Status)
+	if last.Type != watch.Error || !isStatus || !strings.Contains(status.Message, "too slow") {
+		t.Errorf("%s: ended with %s %v", name, last.Type, last.Object)
+	}
+}
+
+// heapInUse is what is reachable now.
+func heapInUse() uint64 {
+	var m gort.MemStats
+	gort.GC()
+	gort.ReadMemStats(&m)
+	return m.HeapAlloc
 }
