@@ -161,7 +161,7 @@ func (p *Peer) openStore(ctx context.Context) error {
 		PeerID: p.self.ID, ClusterID: p.self.Cluster.ID, Dir: p.cfg.StoreDir(),
 		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Offset: p.clock.ahead, Now: wallClock,
 		History: store.Limits{Bytes: p.cfg.HistoryBytes, Age: p.cfg.HistoryAge},
-		FS: p.cfg.Machine.StoreFS, Frugal: p.cfg.Machine.Frugal, Logger: p.log,
+		FS:      p.cfg.Machine.StoreFS, Frugal: p.cfg.Machine.Frugal, Logger: p.log,
 	})
 	if errors.Is(err, consensus.ErrDamaged) {
 		return fmt.Errorf("%w: nothing was changed; where other peers hold copies of its shards, move %s away and start the peer again, and it gets them from there; the only peer of a cluster needs a backup (`peer restore`)",

@@ -1,0 +1,155 @@
+package consensus_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"shoal/consensus"
+	"shoal/consensus/consensustest"
+	"shoal/consensus/shardmap"
+	"shoal/consensus/store"
+)
+
+// BenchmarkScale fills three hosts in one process, each with a voter of all of eight
+// data shards, with 100,000 objects of 3 KB, and changes every object once. It tells
+// what a host holds in memory, as a multiple of the objects' own 300 MB, before and
+// after the change and after a restart, and how long the restart takes. SHOAL_PROFILE
+// names a file for a heap profile of the filled hosts.
+func BenchmarkScale(b *testing.B) {
+	const objects, size, shards, hosts = 100_000, 3000, 8, 3
+	network := consensustest.NewNetwork()
+	var dirs [hosts]string
+	for i := range dirs {
+		dirs[i] = b.TempDir()
+	}
+	open := func(i int) *consensus.Host {
+		cfg := network.Config(fmt.Sprint("peer", i), dirs[i])
+		cfg.DataShards, cfg.RTT, cfg.Frugal, cfg.Logger = shards, 0, false, slog.New(slog.DiscardHandler)
+		h, err := consensus.Open(context.Background(), cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return h
+	}
+	var running [hosts]*consensus.Host
+	var want []shardmap.Want
+	for i := range running {
+		running[i] = open(i)
+		want = append(want, shardmap.Want{Peer: fmt.Sprint("peer", i), Voter: true})
+	}
+	consensustest.Found(b, running[0])
+	for shard := range uint64(shards + 1) {
+		consensustest.Place(b, running[0], shard, want...)
+	}
+	empty := live()
+	perHost := func() float64 { return float64(live()-empty) / hosts / (objects * size) }
+	for b.Loop() {
+		writeObjects(b, running[0], objects, size, shards, 1)
+		b.ReportMetric(perHost(), "x-data/host")
+		profileHeap(b)
+		writeObjects(b, running[0], objects, size, shards, 2)
+		b.ReportMetric(perHost(), "x-data/host-changed")
+		for _, h := range running {
+			shutDown(b, h)
+		}
+		running = [hosts]*consensus.Host{}
+		debug.FreeOSMemory()
+		begun := time.Now()
+		for i := range running {
+			running[i] = open(i)
+		}
+		awaitObjects(b, running[:], objects/shards, shards)
+		b.ReportMetric(time.Since(begun).Seconds(), "s-restart")
+		b.ReportMetric(perHost(), "x-data/host-restarted")
+	}
+	for _, h := range running {
+		shutDown(b, h)
+	}
+}
+
+// live is what is reachable now, in bytes.
+func live() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func profileHeap(b *testing.B) {
+	path := os.Getenv("SHOAL_PROFILE")
+	if path == "" {
+		return
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	if err := pprof.WriteHeapProfile(f); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// writeObjects writes every object, a hundred in a transaction.
+func writeObjects(b *testing.B, h *consensus.Host, objects, size, shards int, round byte) {
+	b.Helper()
+	const together = 100
+	var writing errgroup.Group
+	writing.SetLimit(32)
+	for first := 0; first < objects; first += together {
+		writing.Go(func() error {
+			var tx store.Transaction
+			for i := first; i < first+together; i++ {
+				key := fmt.Sprintf("/registry/pods/namespace-%d/deployment-7c9f5b6d4-x%06d", first/together%64, i)
+				tx.Ops = append(tx.Ops, store.Op{Key: key, Value: bytes.Repeat([]byte{round}, size)})
+			}
+			res, err := h.Propose(context.Background(), uint64(first/together%shards)+1, tx)
+			if err == nil && !res.OK {
+				err = fmt.Errorf("refused: %+v", res.Failed)
+			}
+			return err
+		})
+	}
+	if err := writing.Wait(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// awaitObjects waits until every host shows every object.
+func awaitObjects(b *testing.B, hosts []*consensus.Host, perShard, shards int) {
+	b.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	for _, h := range hosts {
+		for shard := 1; shard <= shards; shard++ {
+			for {
+				if view, ready := h.Local(uint64(shard)); ready && view.Len() >= perShard {
+					break
+				}
+				if time.Now().After(deadline) {
+					b.Fatalf("shard %d is not back after two minutes", shard)
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+	}
+}
+
+func shutDown(b *testing.B, h *consensus.Host) {
+	b.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := h.Shutdown(ctx); err != nil {
+		b.Error(err)
+	}
+}
