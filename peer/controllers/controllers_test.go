@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	batchv1 "k8s.io/api/batch/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -299,21 +298,6 @@ func TestCertificateRequests(t *testing.T) {
 			}
 		}
 		return errors.New("not refused")
-	})
-}
-
-func TestWorkloads(t *testing.T) {
-	namespace(t, "working")
-	job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "once"}, Spec: batchv1.JobSpec{Template: template("once")}}
-	job.Spec.Template.Labels = nil
-	job.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
-	must(client.BatchV1().Jobs("working").Create(t.Context(), job, metav1.CreateOptions{}))(t)
-	eventually(t, func() error {
-		pods, err := client.CoreV1().Pods("working").List(t.Context(), metav1.ListOptions{})
-		if err == nil && len(pods.Items) != 1 {
-			return fmt.Errorf("%d pods, want the job's", len(pods.Items))
-		}
-		return err
 	})
 }
 

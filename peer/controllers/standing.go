@@ -17,7 +17,6 @@ import (
 	"k8s.io/kubernetes/pkg/controller/namespace"
 	"k8s.io/kubernetes/pkg/controller/resourcequota"
 	"k8s.io/kubernetes/pkg/controller/servicecidrs"
-	"k8s.io/kubernetes/pkg/controller/ttlafterfinished"
 	"k8s.io/kubernetes/pkg/controller/volume/pvcprotection"
 	"k8s.io/kubernetes/pkg/controller/volume/pvprotection"
 	kubeoptions "k8s.io/kubernetes/pkg/kubeapiserver/options"
@@ -55,7 +54,6 @@ var standing = []named{
 	{"persistent-volume-binder", volumeBinder},
 	{"ephemeral-volume-controller", ephemeralClaims},
 	{"horizontal-pod-autoscaler", autoscaler},
-	{"ttl-after-finished-controller", finishedJobs},
 	{"token-cleaner", joinTokens},
 	{"service-cidrs-controller", serviceRanges},
 	{"service-repair", serviceRepair},
@@ -180,15 +178,6 @@ func volumeProtection(ctx context.Context, e *environment, name string) (runner,
 		return nil, err
 	}
 	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
-}
-
-func finishedJobs(ctx context.Context, e *environment, name string) (runner, error) {
-	client, err := e.clientOf(name)
-	if err != nil {
-		return nil, err
-	}
-	c := ttlafterfinished.New(ctx, e.informers.Batch().V1().Jobs(), client)
-	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
 }
 
 func serviceRanges(ctx context.Context, e *environment, name string) (runner, error) {

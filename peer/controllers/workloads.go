@@ -10,13 +10,11 @@ import (
 	"k8s.io/kubernetes/pkg/controller/cronjob"
 	"k8s.io/kubernetes/pkg/controller/daemon"
 	"k8s.io/kubernetes/pkg/controller/disruption"
-	"k8s.io/kubernetes/pkg/controller/job"
 )
 
 // workloads run only where package placement does not decide for these kinds.
 var workloads = []named{
 	{"daemon-set-controller", daemonSets},
-	{"job-controller", jobs},
 	{"cronjob-controller", cronJobs},
 	{"disruption-controller", disruptionBudgets},
 }
@@ -28,18 +26,6 @@ func daemonSets(ctx context.Context, e *environment, name string) (runner, error
 	}
 	c, err := daemon.NewDaemonSetsController(ctx, e.informers.Apps().V1().DaemonSets(), e.informers.Apps().V1().ControllerRevisions(),
 		e.informers.Core().V1().Pods(), e.informers.Core().V1().Nodes(), client, flowcontrol.NewBackOff(time.Second, 15*time.Minute))
-	if err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
-}
-
-func jobs(ctx context.Context, e *environment, name string) (runner, error) {
-	client, err := e.clientOf(name)
-	if err != nil {
-		return nil, err
-	}
-	c, err := job.NewController(ctx, client, e.informers.Core().V1().Pods(), e.informers.Batch().V1().Jobs(), nil, nil)
 	if err != nil {
 		return nil, err
 	}

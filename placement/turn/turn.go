@@ -200,10 +200,10 @@ func (l *Leader) plan(t *Turn, refs []placement.Ref, now time.Time) {
 		case placement.KindPod, placement.KindVolume:
 			l.waiting = true
 		default:
-			if l.terminating(ref.Namespace) {
-				continue // nothing may be created there any more, and what there is goes with it
-			}
 			plan = l.options.Workload(l.view, ref, now)
+			if l.terminating(ref.Namespace) {
+				plan = leaving(plan)
+			}
 		}
 		l.recheck(ref, plan.Recheck)
 		if len(plan.Changes) > 0 {
@@ -218,6 +218,16 @@ func (l *Leader) plan(t *Turn, refs []placement.Ref, now time.Time) {
 func (l *Leader) terminating(namespace string) bool {
 	ns, known := l.view.Namespaces.Get("", namespace)
 	return known && ns.DeletionTimestamp != nil
+}
+
+// leaving is what is left of a plan in a namespace that ends: nothing may be created there any more, and what there is goes with it. But
+// what keeps pods there, a Job's finalizer, has still to be taken away.
+func leaving(plan placement.Plan) placement.Plan {
+	plan.Changes = slices.DeleteFunc(plan.Changes, func(c placement.Change) bool {
+		_, isPod := c.Object.(*corev1.Pod)
+		return !isPod || c.Verb == placement.Create
+	})
+	return plan
 }
 
 // evict makes one plan of each deletion, so that one pod that changed meanwhile does not hold back the others.

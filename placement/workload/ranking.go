@@ -101,6 +101,29 @@ func (a candidate) compare(b candidate) int {
 	)
 }
 
+// compareProgress is negative when a has got less far than b: without a node, pending, not ready, ready or
+// created more recently, restarted more often. Jobs delete in this order.
+func compareProgress(a, b *corev1.Pod) int {
+	x, y := newCandidate(&placement.Pod{Object: a}, 0, time.Time{}), newCandidate(&placement.Pod{Object: b}, 0, time.Time{})
+	if by := cmp.Or(falseFirst(x.assigned, y.assigned), cmp.Compare(x.phase, y.phase), falseFirst(x.ready, y.ready)); by != 0 {
+		return by
+	}
+	if x.ready && !x.readyAge.at.Equal(y.readyAge.at) {
+		return laterFirst(x.readyAge.at, y.readyAge.at)
+	}
+	return cmp.Or(
+		cmp.Compare(y.restart, x.restart),
+		cmp.Compare(y.sidecar, x.sidecar),
+		laterFirst(a.CreationTimestamp.Time, b.CreationTimestamp.Time),
+		cmp.Compare(a.UID, b.UID),
+	)
+}
+
+// laterFirst orders times, those that are not known before all others.
+func laterFirst(a, b time.Time) int {
+	return cmp.Or(falseFirst(!a.IsZero(), !b.IsZero()), b.Compare(a))
+}
+
 func falseFirst(a, b bool) int {
 	switch {
 	case a == b:

@@ -170,11 +170,12 @@ func podFromTemplate(template *corev1.PodTemplateSpec, o owner) *corev1.Pod {
 	return pod
 }
 
-// generatedName joins base and suffix within the 63 characters that a host name may have.
+const (
+	maxHostName  = 63 // characters that a host name may have, and so a pod's
+	suffixLength = 5  // characters of a generated suffix
+)
+
+// generatedName joins base and suffix within the length of a host name.
 func generatedName(base, suffix string) string {
-	const limit = 63
-	if len(base)+len(suffix) > limit {
-		base = base[:limit-len(suffix)]
-	}
-	return base + suffix
+	return base[:min(len(base), maxHostName-len(suffix))] + suffix
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"shoal/placement"
@@ -41,6 +42,8 @@ func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
 		if set, ok := v.StatefulSets.Get(ref.Namespace, ref.Name); ok {
 			return PlanStatefulSet(v, set, now)
 		}
+	case placement.KindJob:
+		return planJobRef(v, ref.NamespacedName, now)
 	}
 	return placement.Plan{}
 }
@@ -48,6 +51,7 @@ func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
 var (
 	deploymentKind  = appsv1.SchemeGroupVersion.WithKind("Deployment")
 	replicaSetKind  = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+	jobKind         = batchv1.SchemeGroupVersion.WithKind("Job")
 	statefulSetKind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 	replicationKind = corev1.SchemeGroupVersion.WithKind("ReplicationController")
 )
