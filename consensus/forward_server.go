@@ -204,6 +204,9 @@ func (s *storeServer) watch(c *call, stream grpc.ServerStream) error {
 	if _, ready := r.view(); !ready {
 		return stream.SendMsg(s.fail(c.Shard, &tryAgain{cause: errNotReady}))
 	}
+	if r.cutOff.Load() {
+		return stream.SendMsg(s.fail(c.Shard, &tryAgain{cause: errCutOff}))
+	}
 	sub, err := r.hub().subscribe(*c.Watch)
 	if err != nil {
 		return stream.SendMsg(s.fail(c.Shard, closedToTryAgain(err)))

@@ -85,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)
 	h.logs = &logstore.Factory{Failed: h.logFailed, Logger: cfg.Logger}
-	if h.nh, err = openNodeHost(cfg, disk, h.logs, &transportFactory{cfg}, &h.leaders, raftEvents{h}); err != nil {
+	if h.nh, err = openNodeHost(cfg, disk, h.logs, &transportFactory{cfg, h.ownerOf}, &h.leaders, raftEvents{h}); err != nil {
 		h.cancel()
 		return nil, err
 	}

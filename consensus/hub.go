@@ -129,7 +129,20 @@ type subscription struct {
 	// asked for at and not given yet, 0 for none.
 	wanted, wantedLast store.Revision
 	stopped            bool
-	mu                 sync.Mutex
+	// detached says that the replica is cut off: the reader has to go elsewhere.
+	detached bool
+	mu       sync.Mutex
+}
+
+// detach ends the subscriptions that there are, after what they have not read yet; new
+// ones may be made.
+func (h *hub) detach() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.each(func(s *subscription) {
+		s.detached = true
+		s.wakeUp()
+	})
 }
 
 // subscribe starts a subscription behind the revision, 0 for the newest. Error:
@@ -254,7 +267,7 @@ func (s *subscription) next(ctx context.Context) ([]store.Event, error) {
 // then either in the View or will be marked.
 func (s *subscription) read() (events []store.Event, closed bool, err error) {
 	s.hub.mu.RLock()
-	view, closed := s.hub.view, s.hub.closed
+	view, closed := s.hub.view, s.hub.closed || s.detached
 	s.mu.Lock()
 	unread := s.unread
 	s.unread = 0

@@ -40,6 +40,23 @@ func (r *replica) voters() map[uint64]string {
 	return nil
 }
 
+// ownerOf is the peer that holds a replica of a shard that is here too, "" if that is
+// not known.
+func (h *Host) ownerOf(shard, replica uint64) string {
+	r, here := h.replica(shard)
+	if !here {
+		return ""
+	}
+	m := r.members.Load()
+	if m == nil {
+		return ""
+	}
+	if peer, votes := m.Voters[replica]; votes {
+		return peer
+	}
+	return m.NonVoters[replica]
+}
+
 // readMembership asks the group itself, with a quorum.
 func (h *Host) readMembership(ctx context.Context, r *replica) (membership, error) {
 	ctx, cancel := context.WithTimeout(ctx, readAttempt)

@@ -198,7 +198,7 @@ func importRecoveries(cfg Config, d *disk, logs *logstore.Factory) error {
 			return fmt.Errorf("recover shard %d: %w", plan.Shard, err)
 		}
 		members := map[uint64]string{plan.Replica: cfg.PeerID}
-		if err := tools.ImportSnapshot(nodeHostConfig(cfg, logs, &transportFactory{cfg}, nil, nil), from, members, plan.Replica); err != nil {
+		if err := tools.ImportSnapshot(nodeHostConfig(cfg, logs, &transportFactory{cfg: cfg}, nil, nil), from, members, plan.Replica); err != nil {
 			return fmt.Errorf("recover shard %d from %s: %w", plan.Shard, from, err)
 		}
 		if err := d.imported(plan); err != nil {

@@ -29,6 +29,8 @@ type replica struct {
 	// ready says that the replica shows at least what it showed before it was
 	// started: until then its log may not be replayed.
 	ready atomic.Bool
+	// cutOff says that the replica has not known a leader for some time.
+	cutOff atomic.Bool
 	// leading follows reported leaderships.
 	leading atomic.Bool
 	// members is the group as it was last read, nil before; regrouped says that it
@@ -102,6 +104,7 @@ func (h *Host) startReplica(d diskReplica) error {
 	h.loops.Go(func() { h.awaitReady(ctx, r) })
 	h.loops.Go(func() { h.followMembers(ctx, r) })
 	h.loops.Go(func() { h.followLeadership(ctx, r) })
+	h.loops.Go(func() { h.leaveCutOff(ctx, r) })
 	h.loops.Go(func() { h.sweepExpired(ctx, r) })
 	return nil
 }

@@ -182,7 +182,7 @@ func (h *Host) followOnce(ctx context.Context) error {
 		h.routes.setLoaded()
 	}
 	h.changed.broadcast()
-	w, err := h.Watch(ctx, MetaShard, WatchOptions{Prefix: shardmap.Prefix, After: list.Revision})
+	w, err := h.Watch(ctx, MetaShard, WatchOptions{Prefix: shardmap.Prefix, After: list.Revision, Stay: true})
 	if err != nil {
 		return err
 	}

@@ -36,13 +36,15 @@ var errRaftFrame = errors.New("malformed raft frame")
 // raft address is a peer ID; dialling finds out where that peer is now.
 type transportFactory struct {
 	cfg Config
+	// owner is the peer that holds a replica, "" where that is not known. Nil knows none.
+	owner func(shard, replica uint64) string
 }
 
 func (f *transportFactory) Create(_ config.NodeHostConfig, batch raftio.MessageHandler, chunk raftio.ChunkHandler) raftio.ITransport {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &transport{
-		cfg: f.cfg, onBatch: batch, onChunk: chunk, ctx: ctx, cancel: cancel,
-		conns: map[net.Conn]struct{}{}, senders: map[replicaKey]string{},
+		cfg: f.cfg, owner: f.owner, onBatch: batch, onChunk: chunk, ctx: ctx, cancel: cancel,
+		conns: map[net.Conn]struct{}{}, senders: map[replicaKey]sender{},
 	}
 }
 
@@ -52,6 +54,7 @@ type replicaKey struct{ shard, replica uint64 }
 
 type transport struct {
 	cfg     Config
+	owner   func(shard, replica uint64) string
 	onBatch raftio.MessageHandler
 	onChunk raftio.ChunkHandler
 	ctx     context.Context
@@ -63,7 +66,7 @@ type transport struct {
 	conns    map[net.Conn]struct{}
 	// senders remembers which peer speaks for which replica. Replica IDs are never
 	// reused, so this never changes; dragonboat would panic if it did.
-	senders map[replicaKey]string
+	senders map[replicaKey]sender
 }
 
 func (t *transport) Name() string { return "shoal" }
@@ -152,14 +155,29 @@ func (t *transport) serve(conn net.Conn) (err error) {
 			if err := t.vet(peer, &b); err != nil {
 				return err
 			}
-			t.onBatch(b)
+			// What dragonboat cannot stand in a message is the sender's fault.
+			if err := guarded(func() error { t.onBatch(b); return nil }); err != nil {
+				return fmt.Errorf("%w: %w", errRaftFrame, err)
+			}
 		case frameChunk:
 			var c raftpb.Chunk
 			if err := c.Unmarshal(body); err != nil {
 				return fmt.Errorf("%w: %w", errRaftFrame, err)
 			}
-			if !t.onChunk(c) {
+			if err := t.speaksFor(peer, replicaKey{c.ShardID, c.From}); err != nil {
+				return err
+			}
+			err := guarded(func() error {
+				if !t.onChunk(c) {
+					return io.EOF
+				}
 				return nil
+			})
+			switch {
+			case errors.Is(err, io.EOF):
+				return nil
+			case err != nil:
+				return fmt.Errorf("%w: %w", errRaftFrame, err)
 			}
 		default:
 			return fmt.Errorf("%w: kind %d", errRaftFrame, kind)
@@ -167,28 +185,59 @@ func (t *transport) serve(conn net.Conn) (err error) {
 	}
 }
 
-// vet refuses messages in another peer's name.
+// vet refuses messages in another peer's name, and those that no peer sends.
 func (t *transport) vet(peer string, b *raftpb.MessageBatch) error {
-	if peer != "" && b.SourceAddress != "" && b.SourceAddress != peer {
-		return fmt.Errorf("%w: peer %s speaks for %s", errRaftFrame, peer, b.SourceAddress)
+	if peer != "" && b.SourceAddress != peer {
+		return fmt.Errorf("%w: peer %s speaks for %q", errRaftFrame, peer, b.SourceAddress)
 	}
-	if b.SourceAddress == "" {
+	for i := range b.Requests {
+		m := &b.Requests[i]
+		if m.From == 0 || m.To == 0 || internalMessages[m.Type] || m.Type > raftpb.LogQuery {
+			return fmt.Errorf("%w: peer %s sends a message of type %v from replica %d to %d", errRaftFrame, b.SourceAddress, m.Type, m.From, m.To)
+		}
+		if err := t.speaksFor(b.SourceAddress, replicaKey{m.ShardID, m.From}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// internalMessages are those that a replica makes for itself.
+var internalMessages = map[raftpb.MessageType]bool{
+	raftpb.LocalTick: true, raftpb.Election: true, raftpb.LeaderHeartbeat: true, raftpb.ConfigChangeEvent: true,
+	raftpb.SnapshotStatus: true, raftpb.Unreachable: true, raftpb.CheckQuorum: true, raftpb.BatchedReadIndex: true, raftpb.LogQuery: true,
+}
+
+// speaksFor refuses a peer that speaks for a replica of another: as the group has its
+// members, and as long as that is not known, as it was heard first.
+func (t *transport) speaksFor(peer string, key replicaKey) error {
+	t.mu.Lock()
+	known, heard := t.senders[key]
+	t.mu.Unlock()
+	if known == (sender{peer, true}) {
 		return nil
+	}
+	holder := ""
+	if t.owner != nil {
+		holder = t.owner(key.shard, key.replica)
+	}
+	proven := holder != ""
+	if !proven && heard {
+		holder = known.peer
+	}
+	if holder != "" && holder != peer {
+		return fmt.Errorf("%w: peer %s speaks for shard %d replica %d of %s", errRaftFrame, peer, key.shard, key.replica, holder)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, m := range b.Requests {
-		if m.From == 0 {
-			continue
-		}
-		key := replicaKey{m.ShardID, m.From}
-		if known, ok := t.senders[key]; ok && known != b.SourceAddress {
-			return fmt.Errorf("%w: peer %s speaks for shard %d replica %d of %s",
-				errRaftFrame, b.SourceAddress, m.ShardID, m.From, known)
-		}
-		t.senders[key] = b.SourceAddress
-	}
+	t.senders[key] = sender{peer, proven}
 	return nil
+}
+
+// sender is the peer that speaks for a replica; proven says that the group has it so.
+type sender struct {
+	peer   string
+	proven bool
 }
 
 // readRaftFrame reads one frame. For large ones memory grows with what arrives, not

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -47,7 +48,7 @@ func frame(t testing.TB, b raftpb.MessageBatch) []byte {
 }
 
 func batchFrom(peer string, replica uint64) raftpb.MessageBatch {
-	return raftpb.MessageBatch{SourceAddress: peer, Requests: []raftpb.Message{{ShardID: 3, From: replica, To: 1}}}
+	return raftpb.MessageBatch{SourceAddress: peer, Requests: []raftpb.Message{{Type: raftpb.Heartbeat, ShardID: 3, From: replica, To: 1}}}
 }
 
 func TestRaftMessagesArriveAsSent(t *testing.T) {
@@ -131,5 +132,59 @@ func TestFailuresKeepTheirKindBetweenPeers(t *testing.T) {
 	}
 	if err := wireFailure(errNoReplica).asError("b"); !errors.As(err, &again) || again.uncertain {
 		t.Errorf("no replica became %v", err)
+	}
+}
+
+// TestMessagesThatNoPeerSendsAreDropped sends what a healthy peer never would.
+func TestMessagesThatNoPeerSendsAreDropped(t *testing.T) {
+	got := make(chan raftpb.MessageBatch, 10)
+	tr := newTestTransport(got)
+	tr.owner = func(_, replica uint64) string { return map[uint64]string{2: "b", 3: "c"}[replica] }
+	with := func(change func(*raftpb.MessageBatch)) raftpb.MessageBatch {
+		b := batchFrom("b", 2)
+		b.Requests[0].Type = raftpb.Heartbeat
+		change(&b)
+		return b
+	}
+	for name, b := range map[string]raftpb.MessageBatch{
+		"nobody's name":       with(func(b *raftpb.MessageBatch) { b.SourceAddress = "" }),
+		"no sender":           with(func(b *raftpb.MessageBatch) { b.Requests[0].From = 0 }),
+		"no receiver":         with(func(b *raftpb.MessageBatch) { b.Requests[0].To = 0 }),
+		"a message to itself": with(func(b *raftpb.MessageBatch) { b.Requests[0].Type = raftpb.Unreachable }),
+		"an unknown type":     with(func(b *raftpb.MessageBatch) { b.Requests[0].Type = 4711 }),
+		"c's replica":         with(func(b *raftpb.MessageBatch) { b.Requests[0].From = 3 }),
+	} {
+		if err := serveBytes(tr, "b", frame(t, b)); !errors.Is(err, errRaftFrame) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	chunk := raftpb.Chunk{ShardID: 3, From: 3}
+	body, err := chunk.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	asFrame := append(binary.BigEndian.AppendUint32([]byte{frameChunk}, uint32(len(body))), body...)
+	if err := serveBytes(tr, "b", asFrame); !errors.Is(err, errRaftFrame) {
+		t.Errorf("a snapshot in c's name: %v", err)
+	}
+	if len(got) != 0 {
+		t.Errorf("%d batches got through", len(got))
+	}
+	if err := serveBytes(tr, "c", frame(t, with(func(b *raftpb.MessageBatch) { b.SourceAddress, b.Requests[0].From = "c", 3 }))); errors.Is(err, errRaftFrame) {
+		t.Errorf("c in its own name: %v", err)
+	}
+}
+
+// TestALargeClaimCostsNothing claims frames of gigabytes and sends nothing.
+func TestALargeClaimCostsNothing(t *testing.T) {
+	tr := newTestTransport(make(chan raftpb.MessageBatch, 1))
+	for _, size := range []uint32{maxRaftFrame, 1 << 31, 1<<32 - 1} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := serveBytes(tr, "b", binary.BigEndian.AppendUint32([]byte{frameBatch}, size))
+		runtime.ReadMemStats(&after)
+		if err == nil || after.TotalAlloc-before.TotalAlloc > 4<<20 {
+			t.Errorf("%d bytes claimed: %d allocated, %v", size, after.TotalAlloc-before.TotalAlloc, err)
+		}
 	}
 }

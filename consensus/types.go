@@ -50,6 +50,10 @@ type WatchOptions struct {
 	// shard's revision has advanced without an event for this watch. Whoever needs
 	// one now and then asks with Watch.Mark instead.
 	Progress bool
+	// Stay lets the watch wait, however long, where no replica that knows a leader can
+	// be reached: it then reads the local one, which may be cut off. Without it such a
+	// watch ends with ErrNoQuorum, so that its reader learns that it sees nothing new.
+	Stay bool
 }
 
 // View is an immutable snapshot of a local replica.

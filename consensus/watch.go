@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"shoal/consensus/store"
 )
@@ -25,7 +26,7 @@ type Watch struct {
 func (w *Watch) Events() <-chan []store.Event { return w.events }
 
 // Err is why the watch ended, once Events is closed: nil after Stop or the end of
-// its ctx, else ErrSlowWatcher, ErrCompacted or ErrClosed.
+// its ctx, else ErrSlowWatcher, ErrCompacted, ErrNoQuorum or ErrClosed.
 func (w *Watch) Err() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -77,7 +78,7 @@ type source interface {
 // watch is cut with ErrSlowWatcher.
 //
 // Errors: ErrCompacted if After is older than the history, ErrNoQuorum if no peer
-// with a replica answers, ErrClosed.
+// with a replica that knows a leader answers, ErrClosed.
 func (h *Host) Watch(ctx context.Context, shard uint64, opts WatchOptions) (*Watch, error) {
 	src, err := h.openSource(ctx, shard, opts)
 	if err != nil {
@@ -146,22 +147,64 @@ func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src so
 	}
 }
 
-// reopenSource looks for a source until ctx ends: a watch outlives times without
-// any peer to read from.
+// cutOffAfter is how long a replica may know no leader before watches leave it: what is
+// written elsewhere does not reach it.
+const cutOffAfter = 5 * time.Second
+
+var errCutOff = errors.New("its replica is cut off from the others")
+
+// leaveCutOff makes watches leave the replica while it is cut off, until ctx ends.
+func (h *Host) leaveCutOff(ctx context.Context, r *replica) {
+	for {
+		info, changed := h.leaders.get(r.shard)
+		if info.LeaderID != 0 {
+			r.cutOff.Store(false)
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-time.After(cutOffAfter):
+			if now, _ := h.leaders.get(r.shard); now.LeaderID == 0 {
+				r.cutOff.Store(true)
+				if hub := r.hub(); hub != nil {
+					hub.detach() // again and again: those that stay look elsewhere each time
+				}
+			}
+		}
+	}
+}
+
+// reopenSource looks for a source until ctx ends, if the watch is one that stays, or
+// else until all that could be one have been asked in vain for the patience of a
+// request.
 func (h *Host) reopenSource(ctx context.Context, shard uint64, opts WatchOptions) (source, error) {
 	for {
-		src, err := h.openSource(ctx, shard, opts)
-		if err == nil || errors.Is(err, ErrCompacted) || ctx.Err() != nil || h.ctx.Err() != nil {
+		bounded, cancel := context.WithTimeout(ctx, defaultPatience)
+		src, err := h.openSource(bounded, shard, opts)
+		cancel()
+		if err == nil || errors.Is(err, ErrCompacted) || ctx.Err() != nil || h.ctx.Err() != nil || !opts.Stay {
 			return src, err
 		}
 	}
 }
 
 func (h *Host) openSource(ctx context.Context, shard uint64, opts WatchOptions) (src source, err error) {
+	turns := 0
 	err = h.reach(ctx, shard,
 		func(_ context.Context, r *replica) error {
 			if _, ready := r.view(); !ready {
 				return &tryAgain{cause: errNotReady}
+			}
+			// Every third attempt goes to another peer.
+			if turns++; r.cutOff.Load() && (!opts.Stay || turns < 6) {
+				return &tryAgain{cause: errCutOff}
 			}
 			sub, err := r.hub().subscribe(opts)
 			if errors.Is(err, errSourceClosed) {

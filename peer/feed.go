@@ -87,7 +87,7 @@ func (f *feed) follow(ctx context.Context) error {
 	}
 	f.apply(f.replace(list.KVs), list.Revision)
 
-	watch, err := f.host.Watch(ctx, f.shard, consensus.WatchOptions{Prefix: f.prefix, After: list.Revision, Progress: true})
+	watch, err := f.host.Watch(ctx, f.shard, consensus.WatchOptions{Prefix: f.prefix, After: list.Revision, Progress: true, Stay: true})
 	if err != nil {
 		return fmt.Errorf("watching after %s: %w", list.Revision, err)
 	}

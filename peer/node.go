@@ -248,7 +248,7 @@ func (n *node) followPods(ctx context.Context, q *queue, feeds int) error {
 // is caught by the agent's own periodic look.
 func (n *node) followContent(ctx context.Context, shard uint64, prefix, kind string) error {
 	for ctx.Err() == nil {
-		watch, err := n.peer.host.Watch(ctx, shard, consensus.WatchOptions{Prefix: prefix})
+		watch, err := n.peer.host.Watch(ctx, shard, consensus.WatchOptions{Prefix: prefix, Stay: true})
 		if err == nil {
 			for events := range watch.Events() {
 				for _, event := range events {

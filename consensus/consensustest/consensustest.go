@@ -28,7 +28,8 @@ type Network struct {
 	peers     map[string]bool
 	cut       map[[2]string]bool
 	deaf      map[[2]string]bool
-	conns     map[net.Conn][2]string
+	conns     map[net.Conn]line
+	silenced  map[line]bool
 }
 
 // NewNetwork returns a network without peers.
@@ -38,7 +39,8 @@ func NewNetwork() *Network {
 		peers:     map[string]bool{},
 		cut:       map[[2]string]bool{},
 		deaf:      map[[2]string]bool{},
-		conns:     map[net.Conn][2]string{},
+		conns:     map[net.Conn]line{},
+		silenced:  map[line]bool{},
 	}
 }
 
@@ -120,7 +122,7 @@ func (c *identified) PeerID() string { return c.peer }
 func (n *Network) Dial(ctx context.Context, from, to, service string) (net.Conn, error) {
 	n.mu.Lock()
 	l, ok := n.listeners[to+" "+service]
-	cut := n.cut[[2]string{from, to}]
+	cut := n.cut[[2]string{from, to}] || n.silenced[line{[2]string{from, to}, service}]
 	n.mu.Unlock()
 	if !ok || cut {
 		return nil, fmt.Errorf("%s to %s: %w", from, to, errUnreachable)
@@ -134,7 +136,7 @@ func (n *Network) Dial(ctx context.Context, from, to, service string) (net.Conn,
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.conns[conn] = [2]string{from, to}
+	n.conns[conn] = line{[2]string{from, to}, service}
 	return &tracked{Conn: conn, network: n, ends: [2]string{from, to}}, nil
 }
 
@@ -165,13 +167,32 @@ func (c *tracked) Close() error {
 	return c.Conn.Close()
 }
 
+// line is one direction between two peers, for one service.
+type line struct {
+	ends    [2]string
+	service string
+}
+
+// Silence severs one service from one peer to another, in the direction of the dialling.
+func (n *Network) Silence(from, to, service string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	dead := line{[2]string{from, to}, service}
+	n.silenced[dead] = true
+	for conn, l := range n.conns {
+		if l == dead {
+			conn.Close()
+		}
+	}
+}
+
 // Cut severs two peers in both directions: connections break, dialling fails.
 func (n *Network) Cut(a, b string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cut[[2]string{a, b}], n.cut[[2]string{b, a}] = true, true
-	for conn, ends := range n.conns {
-		if n.cut[ends] {
+	for conn, l := range n.conns {
+		if n.cut[l.ends] {
 			conn.Close()
 		}
 	}
@@ -190,6 +211,7 @@ func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
+	clear(n.silenced)
 	clear(n.deaf)
 }
 
