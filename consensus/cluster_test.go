@@ -237,9 +237,12 @@ func TestAHostWithoutReplicasReachesEverything(t *testing.T) {
 	if at, err := d.Close(ctx, 1, upTo); err != nil || at < upTo {
 		t.Errorf("close %v: %v, %v", upTo, at, err)
 	}
-	if view, ok := hosts["a"].Local(1); !ok || view.Len() != 50 {
-		t.Errorf("a's copy: %v", ok)
-	}
+	eventually(t, "a has it too", func() error {
+		if view, ok := hosts["a"].Local(1); !ok || view.Len() != 50 {
+			return fmt.Errorf("ready %v, %d keys", ok, view.Len())
+		}
+		return nil
+	})
 	where, err := d.Where(ctx, 1)
 	if err != nil || where.Leader == "" || len(where.Members) != 3 {
 		t.Errorf("where: %+v, %v", where, err)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 )
 
 // Limits on decoded input, so that garbage cannot ask for much memory. Lengths are
@@ -22,8 +23,14 @@ var (
 	ErrVersion = errors.New("unknown encoding version")
 )
 
-// codecVersion is the first byte of an encoded Transaction and Result.
-const codecVersion = 1
+// The first byte of an encoding is its version. Transactions of version 2, which are
+// log entries, end with the CRC-32C of all before it; those of version 1 are still
+// read. Results are at version 1.
+const (
+	resultVersion          = 1
+	plainTransaction  byte = 1
+	summedTransaction      = 2
+)
 
 const (
 	flagDelete = 1 << iota
@@ -34,7 +41,8 @@ const (
 
 // AppendTransaction appends the transaction's encoding to b.
 func AppendTransaction(b []byte, tx Transaction) []byte {
-	b = append(b, codecVersion)
+	begin := len(b)
+	b = append(b, summedTransaction)
 	b = append(b, tx.ID[:]...)
 	b = binary.AppendVarint(b, int64(tx.Stamp))
 	b = binary.AppendUvarint(b, uint64(len(tx.Conditions)))
@@ -55,12 +63,12 @@ func AppendTransaction(b []byte, tx Transaction) []byte {
 			b = binary.AppendVarint(b, op.Expires)
 		}
 	}
-	return b
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[begin:], castagnoli))
 }
 
 // TransactionSize is at least the length of the transaction's encoding.
 func TransactionSize(tx Transaction) int {
-	n := 1 + len(tx.ID) + 3*binary.MaxVarintLen64
+	n := 1 + len(tx.ID) + 3*binary.MaxVarintLen64 + crc32.Size
 	for _, c := range tx.Conditions {
 		n += len(c.Key) + 2*binary.MaxVarintLen64
 	}
@@ -74,7 +82,13 @@ func TransactionSize(tx Transaction) int {
 // b. Errors: ErrMalformed, ErrVersion.
 func DecodeTransaction(b []byte) (Transaction, error) {
 	d := decoder{b: b}
-	d.version(codecVersion)
+	switch version := d.byte(); {
+	case d.err != nil || version == plainTransaction:
+	case version == summedTransaction:
+		d.checksum(b)
+	default:
+		d.fail(fmt.Errorf("%w %d (this peer knows %d)", ErrVersion, version, summedTransaction))
+	}
 	var tx Transaction
 	copy(tx.ID[:], d.take(len(tx.ID)))
 	tx.Stamp = Revision(d.varint())
@@ -106,7 +120,7 @@ func AppendResult(b []byte, r Result) []byte {
 	if r.Forgotten {
 		flags |= flagForgotten
 	}
-	b = append(b, codecVersion, flags)
+	b = append(b, resultVersion, flags)
 	b = binary.AppendVarint(b, int64(r.Revision))
 	b = binary.AppendUvarint(b, uint64(len(r.Revisions)))
 	for _, rev := range r.Revisions {
@@ -122,7 +136,7 @@ func AppendResult(b []byte, r Result) []byte {
 // DecodeResult reads an encoded result. Errors: ErrMalformed, ErrVersion.
 func DecodeResult(b []byte) (Result, error) {
 	d := decoder{b: b}
-	d.version(codecVersion)
+	d.version(resultVersion)
 	flags := d.byte()
 	r := Result{OK: flags&flagOK != 0, Forgotten: flags&flagForgotten != 0}
 	r.Revision = Revision(d.varint())
@@ -253,6 +267,21 @@ func (d *decoder) byte() byte {
 		return v[0]
 	}
 	return 0
+}
+
+// checksum compares the CRC-32C at the end of the encoding with the rest of it, and
+// takes it off.
+func (d *decoder) checksum(whole []byte) {
+	end := len(whole) - crc32.Size
+	if end < 1 {
+		d.fail(ErrMalformed)
+		return
+	}
+	if crc32.Checksum(whole[:end], castagnoli) != binary.BigEndian.Uint32(whole[end:]) {
+		d.fail(fmt.Errorf("%w: the checksum does not match", ErrMalformed))
+		return
+	}
+	d.b = whole[1:end]
 }
 
 func (d *decoder) version(want byte) {

@@ -52,6 +52,34 @@ func TestUnknownVersionsAreNamed(t *testing.T) {
 	}
 }
 
+// TestEveryFlippedBitOfALogEntryIsSeen flips each bit of an entry once.
+func TestEveryFlippedBitOfALogEntryIsSeen(t *testing.T) {
+	tx := write("some/key", 3)
+	tx.Stamp, tx.Conditions = 77, []Condition{{Key: "other", Revision: 4}}
+	whole := AppendTransaction([]byte("before it"), tx)[len("before it"):]
+	if got, err := DecodeTransaction(whole); err != nil || fmt.Sprint(got) != fmt.Sprint(tx) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for i := range 8 * len(whole) {
+		b := bytes.Clone(whole)
+		b[i/8] ^= 1 << (i % 8)
+		if got, err := DecodeTransaction(b); err == nil {
+			t.Errorf("bit %d of byte %d: read as %+v", i%8, i/8, got)
+		}
+	}
+}
+
+// TestEntriesOfTheFirstVersionAreRead reads an entry without a checksum.
+func TestEntriesOfTheFirstVersionAreRead(t *testing.T) {
+	tx := write("k", 3)
+	old := AppendTransaction(nil, tx)
+	old = old[:len(old)-4]
+	old[0] = 1
+	if got, err := DecodeTransaction(old); err != nil || fmt.Sprint(got) != fmt.Sprint(tx) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 // snapshot is a state with every kind of record in it.
 func snapshot(t testing.TB) []byte {
 	s := New(2, Limits{})
