@@ -66,3 +66,26 @@ func Age(h *Host, by time.Duration) error {
 	defer h.disk.mu.Unlock()
 	return h.disk.writeFaults(all)
 }
+
+// Answer lets a host answer a call of another peer's, encoded as on the wire; false if it is no call.
+func Answer(ctx context.Context, h *Host, encoded []byte) bool {
+	codec, err := newWireCodec()
+	if err != nil {
+		return false
+	}
+	var c call
+	if codec.Unmarshal(encoded, &c) != nil {
+		return false
+	}
+	h.server.call(ctx, &c)
+	return true
+}
+
+// EncodedCall is a call as on the wire, to begin with.
+func EncodedCall(shard uint64, command []byte) ([]byte, error) {
+	codec, err := newWireCodec()
+	if err != nil {
+		return nil, err
+	}
+	return codec.Marshal(&call{Verb: verbPropose, Shard: shard, Key: "k", Command: command, List: &ListOptions{Prefix: "k"}, Watch: &WatchOptions{Prefix: "k"}})
+}
