@@ -38,6 +38,7 @@ type grammar struct {
 	Join       Join              `cmd:"" help:"Run a peer on this host: found a cluster, join one, or resume, whichever applies."`
 	Leave      leaveCommand      `cmd:"" help:"Take this host's peer out of its cluster."`
 	Status     statusCommand     `cmd:"" help:"Show the peers, shards, leaders and health that this host's peer sees."`
+	Explain    explainCommand    `cmd:"" name:"explain-placement" help:"Tell where a pod goes and why, and why not elsewhere."`
 	Token      tokenCommand      `cmd:"" help:"Make, list and delete join tokens."`
 	Kubeconfig kubeconfigCommand `cmd:"" help:"Print an administrator's kubeconfig that lists all known peers."`
 	Image      imageCommand      `cmd:"" help:"Import and list images on this host."`

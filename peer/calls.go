@@ -21,7 +21,7 @@ import (
 
 // calls are what the local administration socket offers.
 func (p *Peer) calls() admin.Calls {
-	return admin.Calls{Status: p.status, Leave: p.leaveCluster, ImportImage: p.importImage, ListImages: p.listImages}
+	return admin.Calls{Status: p.status, Leave: p.leaveCluster, ImportImage: p.importImage, ListImages: p.listImages, ExplainPlacement: p.explainPlacement}
 }
 
 // status is what this peer knows, also without a quorum.

@@ -52,7 +52,9 @@ func convert(change placement.Change) (api.Change, error) {
 			object.SetUID(change.UID)
 		}
 	}
-	return api.Change{Verb: verb, Object: object, GracePeriodSeconds: change.GracePeriodSeconds, Propagation: change.Propagation}, nil
+	return api.Change{
+		Verb: verb, Object: object, GracePeriodSeconds: change.GracePeriodSeconds, Propagation: change.Propagation, Disruption: change.Disruption,
+	}, nil
 }
 
 // firstCause finds the error that kept the others from being committed.

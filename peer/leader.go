@@ -31,6 +31,7 @@ type leader struct {
 
 	queue *queue
 	state *turn.Leader
+	asks  chan func() // done between two turns, see ask; nil takes none
 	// held are the zones whose evictions are held back.
 	held map[string]bool
 }
@@ -76,6 +77,10 @@ func (l *leader) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
+		case ask := <-l.asks:
+			timer.Stop()
+			ask()
+			continue
 		case <-l.queue.wake:
 		case <-timer.C:
 		}

@@ -114,9 +114,12 @@ func (p *Peer) duty(shard uint64) func(ctx context.Context) error {
 			return err
 		}
 		defer end()
-		return (&leader{
-			shard: shard, host: p.host, commit: p.committer(), rooms: p.rooms(shard), events: newEvents(recorders), repair: repair.Defaults(), log: p.log,
-		}).Run(ctx)
+		loop := &leader{
+			shard: shard, host: p.host, commit: p.committer(), rooms: p.rooms(shard), events: newEvents(recorders), repair: repair.Defaults(),
+			asks: make(chan func()), log: p.log,
+		}
+		defer p.leading.set(shard, loop)()
+		return loop.Run(ctx)
 	}
 }
 

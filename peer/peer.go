@@ -58,6 +58,7 @@ type Peer struct {
 	clock     clock
 	left      left
 	nodes     *nodeClient
+	leading   leading
 	leave     context.CancelFunc
 	serving   atomic.Bool // node and API are there
 	gone      atomic.Bool // left the cluster

@@ -38,7 +38,7 @@ func (l *leader) claim(ctx context.Context, t *turn.Turn) {
 	for name, chosen := range byNode {
 		node, ok := l.state.View().Node(name)
 		if !ok || node.Object == nil {
-			l.state.Silent(t, name)
+			l.state.Silent(t, name, time.Now())
 			continue
 		}
 		object := node.Object
@@ -57,7 +57,7 @@ func (l *leader) claim(ctx context.Context, t *turn.Turn) {
 	for r := range replies {
 		if r.err != nil {
 			l.log.Info("a node does not answer a claim, its pods wait", "node", r.node, "error", r.err)
-			l.state.Silent(t, r.node)
+			l.state.Silent(t, r.node, time.Now())
 			continue
 		}
 		var refused []types.UID

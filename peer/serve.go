@@ -87,6 +87,7 @@ func (p *Peer) serveNode(ctx context.Context) error {
 		}
 		return p.renewals.snapshot(), nil
 	}))
+	mux.Handle("POST "+explainPath, p.explainHandler())
 	mux.Handle("POST "+usagePath, answerJSON(func(*http.Request, struct{}) (stats.Use, error) { return p.node.stats.Use(), nil }))
 	group.Go(func() error { return serveHTTP(ctx, listener, mux, p.log) })
 	kubelet, err := p.link.Listen(serviceKubelet)

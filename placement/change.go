@@ -3,6 +3,7 @@ package placement
 import (
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -37,6 +38,9 @@ type Change struct {
 	GracePeriodSeconds *int64
 	// Propagation is for Delete; nil means the kind's default.
 	Propagation *metav1.DeletionPropagation
+	// Disruption is for Delete of a Pod: a condition that its status gets first, in the same
+	// transaction, so that whoever counts its failures knows that it was not its own.
+	Disruption *corev1.PodCondition
 	// Events are to be recorded when the change has been committed.
 	Events []Event
 }
@@ -74,4 +78,12 @@ func (p *Plan) RecheckAt(t time.Time) {
 // Updating returns an Update or UpdateStatus of an object, conditioned on the version seen.
 func Updating(verb Verb, seen, want Object, events ...Event) Change {
 	return Change{Verb: verb, Object: want, UID: seen.GetUID(), ResourceVersion: seen.GetResourceVersion(), Events: events}
+}
+
+// Disrupted is the DisruptionTarget condition of a pod that is ended for a reason of the cluster's.
+// https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
+func Disrupted(reason, message string, now time.Time) *corev1.PodCondition {
+	return &corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reason, Message: message, LastTransitionTime: metav1.NewTime(now),
+	}
 }

@@ -63,6 +63,9 @@ func (v *View) Orphans(namespace string) []*Pod { return sortedPods(v.orphans[na
 // Pending lists the pods that wait for a node.
 func (v *View) Pending() []*Pod { return sortedPods(v.pending) }
 
+// AnyPending tells whether a pod waits for a node.
+func (v *View) AnyPending() bool { return len(v.pending) > 0 }
+
 // Ended lists the pods that are finished, and those that terminate without ever having had a
 // node; nobody but a collector will remove them.
 func (v *View) Ended() []*Pod { return sortedPods(v.ended) }

@@ -100,6 +100,36 @@ type Image struct {
 	Made   time.Time `json:"made"`
 }
 
+// Placement says where a pod would go and why, and why not elsewhere.
+type Placement struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Shard     uint64 `json:"shard"`
+	Leader    string `json:"leader"`       // the peer that decides
+	On        string `json:"on,omitempty"` // the node that the pod is on
+	// Waits says why nobody decides about the pod now; the rest answers all the same.
+	Waits    string          `json:"waits,omitempty"`
+	Node     string          `json:"node,omitempty"`    // where it would go
+	Message  string          `json:"message,omitempty"` // if nowhere: why
+	Preempts *Preemption     `json:"preempts,omitempty"`
+	Nodes    []NodePlacement `json:"nodes"` // best first, those that do not suit last
+}
+
+// Preemption names the pods that have to leave a node for another pod.
+type Preemption struct {
+	Node       string   `json:"node"`
+	Victims    []string `json:"victims"`    // namespace/name
+	Violations int      `json:"violations"` // victims whose disruption budgets do not allow it
+}
+
+// NodePlacement is one node's answer to a pod.
+type NodePlacement struct {
+	Node    string           `json:"node"`
+	Reasons []string         `json:"reasons,omitempty"` // why not; empty if it suits
+	Scores  map[string]int64 `json:"scores,omitempty"`  // by the scheduler's plugin
+	Total   int64            `json:"total"`
+}
+
 // Calls are what the socket offers. A nil one answers "not available".
 type Calls struct {
 	Status func(ctx context.Context) (*Status, error)
@@ -119,6 +149,8 @@ type Calls struct {
 	Backup func(ctx context.Context, passphrase string, to io.Writer) error
 	// Hint tells of addresses at which peers of the cluster may be, after all have changed theirs.
 	Hint func(ctx context.Context, addresses []string) error
+	// ExplainPlacement asks whoever decides about a pod.
+	ExplainPlacement func(ctx context.Context, namespace, pod string) (*Placement, error)
 }
 
 // change is what Set, Recover, Backup and Hint are asked for.
@@ -148,4 +180,6 @@ const (
 	recoverPath  = "/v1/recover"
 	backupPath   = "/v1/backup"
 	hintPath     = "/v1/hint"
+
+	placementPath = "/v1/placement" // ?namespace=…&pod=…
 )

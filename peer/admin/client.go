@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"syscall"
 )
 
@@ -42,6 +43,13 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 func (c *Client) Images(ctx context.Context) ([]Image, error) {
 	var images []Image
 	return images, c.get(ctx, imagesPath, &images)
+}
+
+// ExplainPlacement asks where a pod goes and why, and why not elsewhere.
+func (c *Client) ExplainPlacement(ctx context.Context, namespace, pod string) (*Placement, error) {
+	var placement Placement
+	query := url.Values{"namespace": {namespace}, "pod": {pod}}
+	return &placement, c.get(ctx, placementPath+"?"+query.Encode(), &placement)
 }
 
 // ImportImage sends a tarball and hands every progress line on.

@@ -96,6 +96,14 @@ func handler(calls Calls) http.Handler {
 	ask(mux, imagesPath, calls.ListImages)
 	ask(mux, settingsPath, calls.Settings)
 	ask(mux, lossesPath, calls.Losses)
+	mux.HandleFunc("GET "+placementPath, func(w http.ResponseWriter, r *http.Request) {
+		if calls.ExplainPlacement == nil {
+			refuse(w, http.StatusNotImplemented, errNotAvailable)
+			return
+		}
+		placement, err := calls.ExplainPlacement(r.Context(), r.FormValue("namespace"), r.FormValue("pod"))
+		answer(w, placement, err)
+	})
 	mux.HandleFunc("POST "+imagesPath, func(w http.ResponseWriter, r *http.Request) {
 		stream(w, calls.ImportImage != nil, func(progress func(string)) ([]Image, error) {
 			return calls.ImportImage(r.Context(), r.Body, progress)

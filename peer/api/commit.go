@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	podutil "k8s.io/kubernetes/pkg/api/pod"
 	kubecore "k8s.io/kubernetes/pkg/apis/core"
 
 	"shoal/consensus"
@@ -42,6 +44,8 @@ type Change struct {
 	GracePeriodSeconds *int64
 	// Propagation, for Delete: nil means the kind's default.
 	Propagation *metav1.DeletionPropagation
+	// Disruption, for Delete of a Pod: a condition that its status gets first.
+	Disruption *corev1.PodCondition
 }
 
 // target is what a change works on, found once.
@@ -267,6 +271,11 @@ func (t *target) delete(ctx context.Context, change Change) error {
 	if !ok {
 		return apierrors.NewMethodNotSupported(t.gvr.GroupResource(), "delete")
 	}
+	if change.Disruption != nil {
+		if err := t.disrupt(ctx, change.Disruption); err != nil {
+			return err
+		}
+	}
 	options := &metav1.DeleteOptions{GracePeriodSeconds: change.GracePeriodSeconds, PropagationPolicy: change.Propagation}
 	if uid := t.metadata.GetUID(); uid != "" {
 		options.Preconditions = &metav1.Preconditions{UID: &uid}
@@ -279,6 +288,28 @@ func (t *target) delete(ctx context.Context, change Change) error {
 	}
 	attributes := t.attributes(nil, nil, t.metadata.GetName(), "", admission.Delete, options)
 	_, _, err := deleter.Delete(ctx, t.metadata.GetName(), rest.AdmissionToValidateObjectDeleteFunc(t.server.admit, attributes, objectInterfaces()), options)
+	return err
+}
+
+// disrupt gives the stored pod a condition, whatever else its status says by now.
+func (t *target) disrupt(ctx context.Context, condition *corev1.PodCondition) error {
+	updater, ok := t.status.(rest.Updater)
+	if _, isPod := t.object.(*kubecore.Pod); !ok || !isPod {
+		return apierrors.NewMethodNotSupported(t.gvr.GroupResource(), "disrupt")
+	}
+	add := func(_ context.Context, _, stored runtime.Object) (runtime.Object, error) {
+		pod := stored.(*kubecore.Pod).DeepCopy()
+		if uid := t.metadata.GetUID(); uid != "" && uid != pod.UID {
+			return nil, apierrors.NewConflict(t.gvr.GroupResource(), pod.Name, errors.New("it is another pod by now"))
+		}
+		podutil.UpdatePodCondition(&pod.Status, &kubecore.PodCondition{
+			Type: kubecore.DisruptionTarget, Status: kubecore.ConditionTrue, Reason: condition.Reason, Message: condition.Message,
+			LastTransitionTime: condition.LastTransitionTime,
+		})
+		return pod, nil
+	}
+	_, _, err := updater.Update(ctx, t.metadata.GetName(), rest.DefaultUpdatedObjectInfo(nil, add),
+		rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
 	return err
 }
 

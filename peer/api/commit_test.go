@@ -76,6 +76,36 @@ func TestCommitOneDecision(t *testing.T) {
 	}
 }
 
+// TestCommitDisruption deletes a pod gracefully and says why in the same transaction, also on an old picture of it.
+func TestCommitDisruption(t *testing.T) {
+	namespace(t, "disrupted")
+	committed(t, api.Change{Verb: api.Create, Object: boundPod("disrupted", "p", "somewhere")})
+	seen := must(admin.CoreV1().Pods("disrupted").Get(t.Context(), "p", metav1.GetOptions{}))(t)
+	running := seen.DeepCopy()
+	running.Status.Phase = corev1.PodRunning
+	must(admin.CoreV1().Pods("disrupted").UpdateStatus(t.Context(), running, metav1.UpdateOptions{}))(t)
+
+	seen.ResourceVersion = ""
+	why := &corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler, Message: "for a test"}
+	other := seen.DeepCopy()
+	other.UID = "another"
+	_, errs := shared.Server.Commit(t.Context(), leader, []api.Change{{Verb: api.Delete, Object: other, Disruption: why}})
+	if !apierrors.IsConflict(errs[0]) {
+		t.Errorf("another pod of that name: %v, want a conflict", errs[0])
+	}
+	committed(t, api.Change{Verb: api.Delete, Object: seen, Disruption: why})
+	pod := must(admin.CoreV1().Pods("disrupted").Get(t.Context(), "p", metav1.GetOptions{}))(t)
+	if pod.DeletionTimestamp == nil || pod.Status.Phase != corev1.PodRunning {
+		t.Errorf("deletion %v, phase %s", pod.DeletionTimestamp, pod.Status.Phase)
+	}
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.DisruptionTarget && condition.Reason == why.Reason && condition.Message == why.Message && !condition.LastTransitionTime.IsZero() {
+			return
+		}
+	}
+	t.Errorf("conditions %+v", pod.Status.Conditions)
+}
+
 // TestCommitIsAtomic checks that neither a refused nor a conflicting change leaves anything of its decision behind.
 func TestCommitIsAtomic(t *testing.T) {
 	namespace(t, "atomic")

@@ -35,7 +35,7 @@ func PlanEvictions(v *placement.View, o Options, now time.Time) Evictions {
 	for _, name := range v.Vanished() {
 		n, _ := v.Node(name)
 		for _, pod := range n.Pods() {
-			e.delete(pod.Object, true, "PodGC: node "+name+" no longer exists")
+			e.delete(pod.Object, true, "DeletionByPodGC", "PodGC: node no longer exists")
 		}
 	}
 	e.collect()
@@ -70,7 +70,7 @@ func (e *evictor) visit(n *placement.Node) {
 		case leaves && !braked && !at.After(e.now):
 			// Nobody is there to answer a graceful deletion of a pod on a lost node.
 			if lost || pod.Object.DeletionTimestamp == nil {
-				e.delete(pod.Object, lost, "Marking for deletion Pod "+pod.Key().String())
+				e.delete(pod.Object, lost, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
 			}
 			continue
 		case leaves && !braked:
@@ -191,14 +191,18 @@ func (e *evictor) hasIdentity(pod *corev1.Pod) bool {
 	return false
 }
 
-// delete removes a pod; force does not wait for its node.
-func (e *evictor) delete(pod *corev1.Pod, force bool, message string) {
+// delete removes a pod, for a reason that its condition gives; force does not wait for its node.
+func (e *evictor) delete(pod *corev1.Pod, force bool, reason, message string) {
 	if e.full() {
 		return
 	}
-	change := placement.Change{Verb: placement.Delete, Object: pod, UID: pod.UID, Events: []placement.Event{{
-		Regarding: pod, Type: corev1.EventTypeNormal, Reason: "TaintManagerEviction", Message: message, Component: evictionComponent,
-	}}}
+	change := placement.Change{
+		Verb: placement.Delete, Object: pod, UID: pod.UID, Disruption: placement.Disrupted(reason, message, e.now),
+		Events: []placement.Event{{
+			Regarding: pod, Type: corev1.EventTypeNormal, Reason: "TaintManagerEviction", Component: evictionComponent,
+			Message: "Marking for deletion Pod " + pod.Namespace + "/" + pod.Name,
+		}},
+	}
 	if force {
 		change.GracePeriodSeconds = ptr.To[int64](0)
 	}

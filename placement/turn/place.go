@@ -2,6 +2,7 @@ package turn
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,6 +42,9 @@ func (l *Leader) decide(t *Turn, now time.Time) {
 	}
 	if len(candidates) > 0 {
 		t.decisions = schedule.Schedule(l.view, candidates, now)
+		if slices.ContainsFunc(t.decisions, func(d schedule.Decision) bool { return d.Node == "" }) {
+			l.recheck(usageRef, now.Add(refreshUsage))
+		}
 	}
 }
 
@@ -54,53 +58,6 @@ func (t *Turn) created() func(yield func(*corev1.Pod, *placement.Change) bool) {
 					return
 				}
 			}
-		}
-	}
-}
-
-// Claims are the pods for which each node is to be asked for room, in the order of the decisions.
-func (t *Turn) Claims() map[string][]*corev1.Pod {
-	byNode := map[string][]*corev1.Pod{}
-	for _, decision := range t.decisions {
-		if decision.Node != "" {
-			byNode[decision.Node] = append(byNode[decision.Node], decision.Pod)
-		}
-	}
-	return byNode
-}
-
-// Answered takes in what a node has said at now: what it has given to pods of other shards, and which of the pods it refused.
-func (l *Leader) Answered(t *Turn, usage placement.NodeUsage, refused []types.UID, now time.Time) {
-	l.view.SetUsage(usage)
-	if len(refused) == 0 {
-		return
-	}
-	for _, uid := range refused {
-		t.refused[uid] = true
-	}
-	// Take the node for full.
-	l.closed[usage.Node] = closedNode{usage: usage, until: now.Add(AvoidRefusing)}
-	if node, ok := l.view.Node(usage.Node); ok {
-		usage.Granted = usage.Granted.Plus(node.Allocatable)
-		l.view.SetUsage(usage)
-	}
-}
-
-// Silent takes in that a node has not answered; its pods wait.
-func (l *Leader) Silent(t *Turn, node string) {
-	for _, decision := range t.decisions {
-		if decision.Node == node {
-			t.refused[decision.Pod.UID] = true
-		}
-	}
-}
-
-// reopen takes nodes for what they have reported, once they were avoided long enough.
-func (l *Leader) reopen(now time.Time) {
-	for name, node := range l.closed {
-		if !node.until.After(now) {
-			delete(l.closed, name)
-			l.view.SetUsage(node.usage)
 		}
 	}
 }
@@ -198,37 +155,4 @@ func scheduled(pod *corev1.Pod, node string) placement.Event {
 		Regarding: pod, Type: corev1.EventTypeNormal, Reason: "Scheduled", Component: schedulerComponent,
 		Message: fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node),
 	}
-}
-
-// explain says in the pod's condition and in an event why it has no node, once per reason.
-func (l *Leader) explain(decision schedule.Decision, now time.Time) []Piece {
-	pod, message := decision.Pod, decision.Unschedulable.Message
-	key := keyOf(pod)
-	if l.told[key] == message {
-		return nil
-	}
-	l.told[key] = message
-	want := pod.DeepCopy()
-	setUnschedulable(&want.Status, message, now)
-	change := placement.Updating(placement.UpdateStatus, pod, want, placement.Event{
-		Regarding: pod, Type: corev1.EventTypeWarning, Reason: "FailedScheduling", Message: message, Component: schedulerComponent,
-	})
-	return []Piece{{podRef(pod), placement.Plan{Changes: []placement.Change{change}}}}
-}
-
-func setUnschedulable(status *corev1.PodStatus, message string, now time.Time) {
-	condition := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
-		LastTransitionTime: metav1.NewTime(now),
-	}
-	for i, have := range status.Conditions {
-		if have.Type == corev1.PodScheduled {
-			if have.Status == condition.Status {
-				condition.LastTransitionTime = have.LastTransitionTime
-			}
-			status.Conditions[i] = condition
-			return
-		}
-	}
-	status.Conditions = append(status.Conditions, condition)
 }

@@ -60,12 +60,8 @@ type Leader struct {
 	closed map[string]closedNode
 	// told is, per waiting pod, the last reason given for having no node.
 	told map[types.NamespacedName]string
-}
-
-// closedNode is a node that has refused a claim, and what it has reported.
-type closedNode struct {
-	usage placement.NodeUsage
-	until time.Time
+	// reports are those of nodes that run pods of other shards.
+	reports map[string]report
 }
 
 // Piece is one plan, which commits as one transaction, and what it was made for.
@@ -83,6 +79,7 @@ type Turn struct {
 	pieces    []Piece
 	decisions []schedule.Decision
 	refused   map[types.UID]bool
+	refresh   []string                        // nodes whose report is old
 	volumes   map[types.NamespacedName]string // claims whose volumes are to be made, and on which node
 }
 
@@ -93,7 +90,7 @@ func New(o Options) *Leader {
 	}
 	return &Leader{
 		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}},
-		closed: map[string]closedNode{}, told: map[types.NamespacedName]string{},
+		closed: map[string]closedNode{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
 	}
 }
 
@@ -121,9 +118,6 @@ func (l *Leader) Begin(now time.Time) *Turn {
 	l.decide(t, now)
 	return t
 }
-
-// Empty tells whether there is neither anything to claim nor to commit.
-func (t *Turn) Empty() bool { return len(t.pieces) == 0 && len(t.decisions) == 0 }
 
 // Dirty tells whether something that was learnt asks for a turn.
 func (l *Leader) Dirty() bool {
@@ -199,6 +193,8 @@ func (l *Leader) plan(t *Turn, refs []placement.Ref, now time.Time) {
 			evict = true
 		case placement.KindPod, placement.KindVolume:
 			l.waiting = true
+		case usageRef.Kind:
+			l.chooseRefresh(t, now)
 		default:
 			plan = l.options.Workload(l.view, ref, now)
 			if l.terminating(ref.Namespace) {

@@ -21,8 +21,8 @@ type leader struct {
 	shard *shard
 	node  *node
 	state *turn.Leader
-	stale bool            // something of the meta shard was missed
-	busy  bool            // a turn is under way
+	stale bool // something of the meta shard was missed
+	busy  bool // a turn is under way
 	woken bool
 	timer time.Time // when it will be woken in any case
 }
@@ -143,7 +143,7 @@ func (l *leader) claim(t *turn.Turn, then func()) {
 func (l *leader) takeAnswers(t *turn.Turn, name string, claims []pods.Claim, answers []pods.Answer, usage placement.NodeUsage, err error) {
 	if err != nil {
 		l.model.note("shard %d: %s does not answer %d claims", l.shard.number, name, len(claims))
-		l.state.Silent(t, name)
+		l.state.Silent(t, name, l.model.time())
 		return
 	}
 	var refused []types.UID
