@@ -109,12 +109,15 @@ func (l *leader) turn(ctx context.Context) {
 	if t.Judged {
 		l.tellBrakes(t.Brakes)
 	}
+	urgent := t.Urgent()
+	committed := make(chan []outcome, 1)
+	go func() { committed <- l.apply(ctx, urgent) }()
 	l.claim(ctx, t)
+	last := l.settleAll(ctx, urgent, <-committed)
 	work := l.state.Finish(t, time.Now())
-	if len(work) == 0 {
-		return
+	if last = max(last, l.settleAll(ctx, work, l.apply(ctx, work))); last > 0 {
+		l.await(ctx, last)
 	}
-	l.await(ctx, l.apply(ctx, work))
 }
 
 // tellBrakes says once that evictions in a zone are held back, and once that they go on.
@@ -134,12 +137,14 @@ func (l *leader) tellBrakes(brakes []repair.Brake) {
 	l.held = held
 }
 
-// apply commits every plan as a transaction of its own and returns the highest revision.
-func (l *leader) apply(ctx context.Context, work []turn.Piece) store.Revision {
-	type outcome struct {
-		at  store.Revision
-		err error
-	}
+// outcome is what became of one plan.
+type outcome struct {
+	at  store.Revision
+	err error
+}
+
+// apply commits every plan as a transaction of its own.
+func (l *leader) apply(ctx context.Context, work []turn.Piece) []outcome {
 	outcomes := make([]outcome, len(work))
 	var group errgroup.Group
 	group.SetLimit(parallelPlans)
@@ -149,7 +154,12 @@ func (l *leader) apply(ctx context.Context, work []turn.Piece) store.Revision {
 			return nil
 		})
 	}
-	_ = group.Wait() // every outcome is looked at below
+	_ = group.Wait() // the outcomes tell
+	return outcomes
+}
+
+// settleAll does what follows from every outcome, and returns the highest revision.
+func (l *leader) settleAll(ctx context.Context, work []turn.Piece, outcomes []outcome) store.Revision {
 	var last store.Revision
 	for i, piece := range work {
 		last = max(last, outcomes[i].at)

@@ -23,6 +23,7 @@ import (
 	"shoal/mesh/podnet"
 	"shoal/mesh/tunnel"
 	"shoal/mesh/vip"
+	"shoal/placement"
 	"shoal/runtime/kubelet"
 	"shoal/runtime/pods"
 	"shoal/runtime/stats"
@@ -59,6 +60,8 @@ type node struct {
 	changed chan struct{} // the Node's status should be looked at
 
 	followed *queue // the pods' feeds
+
+	takenSince time.Time // while fenced: since when the store has this node as not lost; the renewer's own
 
 	lock  sync.Mutex
 	bound map[types.UID]*corev1.Pod // bound to this node, as the store has them
@@ -310,6 +313,7 @@ func (n *node) api() (*kubernetes.Clientset, error) {
 
 // fence stops what must never run twice (D8).
 func (n *node) fence(ctx context.Context) {
+	n.takenSince = time.Time{}
 	ctx, cancel := context.WithTimeout(ctx, fenceGrace+time.Second)
 	defer cancel()
 	identity := func(pod *corev1.Pod) bool { return pods.NeedsIdentity(pod, n.claimModes) }
@@ -326,6 +330,9 @@ const unfenceTimeout = 2 * time.Second
 func (n *node) unfence(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, unfenceTimeout)
 	defer cancel()
+	if err := n.taken(ctx); err != nil {
+		return err
+	}
 	for _, shard := range n.peer.dataShards() {
 		now, err := n.peer.host.Close(ctx, shard, n.peer.host.Now())
 		if err != nil {
@@ -347,6 +354,36 @@ func (n *node) unfence(ctx context.Context) error {
 		}
 	}
 	n.agent.Unfence()
+	return nil
+}
+
+// takenFor is how long this node must have stood in the store as one that is not lost, before what must not run twice starts here again.
+// Leaders that saw it lost a moment ago have committed their evictions by then, or see it as it is.
+const takenFor = time.Second
+
+// taken tells, as an error, that others may still take this node for lost and replace its pods.
+func (n *node) taken(ctx context.Context) error {
+	kv, found, _, err := n.peer.host.Get(ctx, consensus.MetaShard, nodePrefix+n.peer.self.Name, consensus.Linearizable)
+	if err != nil {
+		return err
+	}
+	var stored object
+	if found {
+		if stored, err = decode(kv.Value, kv.Mod); err != nil {
+			return err
+		}
+	}
+	if self, ok := stored.(*corev1.Node); !ok || (&placement.Node{Object: self}).Lost() {
+		n.takenSince = time.Time{}
+		n.statusChanged()
+		return errors.New("the node still counts as lost")
+	}
+	if n.takenSince.IsZero() {
+		n.takenSince = time.Now()
+	}
+	if since := time.Since(n.takenSince); since < takenFor {
+		return fmt.Errorf("the node counts as lost no more since %s only", since.Round(time.Millisecond))
+	}
 	return nil
 }
 

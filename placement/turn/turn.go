@@ -1,8 +1,9 @@
 // Package turn is what a data shard's leader decides, one turn at a time, as a state without a clock or a wire: which questions are due,
 // what the planners of placement answer, which nodes are asked for room, and what follows from their answers and from commits.
 //
-// A turn has three steps, because nodes and the store answer in their own time. Begin plans everything that is due and chooses nodes;
-// Answered and Silent take in what the nodes said to the claims; Finish gives the plans to commit. Committed and Failed end each of them.
+// A turn has several steps, because nodes and the store answer in their own time. Begin plans everything that is due and chooses nodes;
+// Urgent gives the plans that need no node's answer; Answered and Silent take in what the nodes said to the claims; Finish gives the other
+// plans. Committed and Failed end each of them.
 // package peer runs the steps over real nodes and a real store, sim/model over simulated ones.
 //
 // Nothing of a Leader matters beyond its turns: a new leader elsewhere builds the same view from its own replica and goes on.
@@ -117,6 +118,28 @@ func (l *Leader) Begin(now time.Time) *Turn {
 	l.plan(t, l.takeDue(now), now)
 	l.decide(t, now)
 	return t
+}
+
+// Urgent are the plans to commit before any node has answered: those that create no pod. A node that does not answer takes its time, and what
+// was seen of others, evictions above all, must not be acted upon so much later.
+func (t *Turn) Urgent() []Piece {
+	var urgent, rest []Piece
+	for _, piece := range t.pieces {
+		if createsPods(piece) {
+			rest = append(rest, piece)
+		} else {
+			urgent = append(urgent, piece)
+		}
+	}
+	t.pieces = rest
+	return urgent
+}
+
+func createsPods(piece Piece) bool {
+	return slices.ContainsFunc(piece.Plan.Changes, func(change placement.Change) bool {
+		_, isPod := change.Object.(*corev1.Pod)
+		return isPod && change.Verb == placement.Create
+	})
 }
 
 // Dirty tells whether something that was learnt asks for a turn.

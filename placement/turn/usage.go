@@ -55,7 +55,8 @@ func (l *Leader) chooseRefresh(t *Turn, now time.Time) {
 	}
 	var old []string
 	for name, r := range l.reports {
-		if now.Sub(r.at) >= refreshUsage {
+		// Who is lost would only be waited for.
+		if node, known := l.view.Node(name); known && !node.Lost() && now.Sub(r.at) >= refreshUsage {
 			old = append(old, name)
 		}
 	}

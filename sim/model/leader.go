@@ -112,7 +112,14 @@ func (l *leader) turn() {
 		l.model.outcome.Braked[brake.Zone] = true
 	}
 	l.busy = true
-	l.claim(t, func() { l.propose(l.state.Finish(t, l.model.time())) })
+	open := 2
+	done := func() {
+		if open--; open == 0 {
+			l.commit(l.state.Finish(t, l.model.time()), l.rest)
+		}
+	}
+	l.commit(t.Urgent(), done)
+	l.claim(t, done)
 }
 
 // claim asks every chosen node, all at once, and goes on when all have answered or were waited for long enough.
@@ -160,10 +167,10 @@ func (l *leader) takeAnswers(t *turn.Turn, name string, claims []pods.Claim, ans
 	l.state.Answered(t, usage, refused, l.model.time())
 }
 
-// propose commits every plan as a transaction of its own.
-func (l *leader) propose(work []turn.Piece) {
+// commit commits every plan as a transaction of its own.
+func (l *leader) commit(work []turn.Piece, then func()) {
 	if len(work) == 0 {
-		l.rest()
+		then()
 		return
 	}
 	l.node.do(l.model.commitDelay(), "commit", func() {
@@ -178,7 +185,7 @@ func (l *leader) propose(work []turn.Piece) {
 			}
 			l.state.Committed(piece)
 		}
-		l.rest()
+		then()
 	})
 }
 
