@@ -16,6 +16,8 @@ const nodeComponent = "node-controller"
 // PlanNodes turns lease renewals and node conditions into conditions and taints. renewed holds
 // when each node last renewed its lease, by the meta leader's own clock; nodes without an entry
 // are not judged by it. After taking over, a leader should enter every node as renewed just now.
+// A node that is as it should be costs some comparisons and no allocation: this is asked several
+// times a second about every node.
 func PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now time.Time) placement.Plan {
 	var plan placement.Plan
 	for _, n := range v.Nodes() {
@@ -23,14 +25,19 @@ func PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now t
 			plan.RecheckAt(now)
 			break
 		}
-		want := n.Object.DeepCopy()
+		late := false
 		if last, ok := renewed[n.Name]; ok {
 			due := last.Add(o.LeaseTimeout)
-			if due.After(now) {
+			if late = !due.After(now); !late {
 				plan.RecheckAt(due)
-			} else {
-				markUnknown(want, now)
 			}
+		}
+		if settled(n.Object, late) {
+			continue
+		}
+		want := n.Object.DeepCopy()
+		if late {
+			markUnknown(want, now)
 		}
 		setTaints(want, now)
 		addNodeChanges(&plan, n.Object, want)
@@ -57,12 +64,37 @@ func addNodeChanges(plan *placement.Plan, seen, want *corev1.Node) {
 	}
 }
 
+// settled tells whether a node needs no change: late ones are marked, taints are as conditions
+// ask for, and dated.
+func settled(node *corev1.Node, late bool) bool {
+	if late {
+		for _, kind := range unknownKinds {
+			if c := placement.NodeCondition(node, kind); c == nil || c.Status != corev1.ConditionUnknown {
+				return false
+			}
+		}
+	}
+	for _, t := range conditionTaints(node) {
+		if placement.HasTaint(node, t.key, t.effect) != t.on {
+			return false
+		}
+	}
+	for i := range node.Spec.Taints {
+		if t := &node.Spec.Taints[i]; t.Effect == corev1.TaintEffectNoExecute && t.TimeAdded == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// unknownKinds are the conditions that only the node itself can tell.
+var unknownKinds = [...]corev1.NodeConditionType{
+	corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure,
+}
+
 // markUnknown says that nobody knows any more how the node is.
 func markUnknown(node *corev1.Node, now time.Time) {
-	kinds := []corev1.NodeConditionType{
-		corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure,
-	}
-	for _, kind := range kinds {
+	for _, kind := range unknownKinds {
 		c := placement.NodeCondition(node, kind)
 		if c == nil {
 			node.Status.Conditions = append(node.Status.Conditions, corev1.NodeCondition{
@@ -78,10 +110,16 @@ func markUnknown(node *corev1.Node, now time.Time) {
 	}
 }
 
-// setTaints makes the taints that follow from conditions true, and dates NoExecute taints that
-// users have set, because tolerationSeconds count from that date.
+// conditionTaint is a taint that a node is to have or not to have.
+type conditionTaint struct {
+	key    string
+	effect corev1.TaintEffect
+	on     bool
+}
+
+// conditionTaints are the taints that follow from a node's conditions.
 // Source: "Taint nodes by condition", kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration.
-func setTaints(node *corev1.Node, now time.Time) {
+func conditionTaints(node *corev1.Node) [9]conditionTaint {
 	is := func(kind corev1.NodeConditionType, status corev1.ConditionStatus) bool {
 		c := placement.NodeCondition(node, kind)
 		return c != nil && c.Status == status
@@ -90,11 +128,7 @@ func setTaints(node *corev1.Node, now time.Time) {
 	notReady := !unreachable && !is(corev1.NodeReady, corev1.ConditionTrue)
 	// A node that has never reported is kept free of pods, but nothing is evicted from it.
 	evict := notReady && placement.NodeCondition(node, corev1.NodeReady) != nil
-	for _, t := range []struct {
-		key    string
-		effect corev1.TaintEffect
-		on     bool
-	}{
+	return [9]conditionTaint{
 		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoSchedule, unreachable},
 		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute, unreachable},
 		{corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule, notReady},
@@ -104,7 +138,13 @@ func setTaints(node *corev1.Node, now time.Time) {
 		{corev1.TaintNodePIDPressure, corev1.TaintEffectNoSchedule, is(corev1.NodePIDPressure, corev1.ConditionTrue)},
 		{corev1.TaintNodeNetworkUnavailable, corev1.TaintEffectNoSchedule, is(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)},
 		{corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule, node.Spec.Unschedulable},
-	} {
+	}
+}
+
+// setTaints makes the taints that follow from conditions true, and dates NoExecute taints that
+// users have set, because tolerationSeconds count from that date.
+func setTaints(node *corev1.Node, now time.Time) {
+	for _, t := range conditionTaints(node) {
 		setTaint(node, t.key, t.effect, t.on, now)
 	}
 	for i := range node.Spec.Taints {
