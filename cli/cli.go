@@ -23,6 +23,8 @@ import (
 type Parts struct {
 	// Join runs a peer until ctx ends.
 	Join func(ctx context.Context, flags Join) error
+	// Restore begins a cluster anew from a backup.
+	Restore func(ctx context.Context, flags Restore, file io.ReadSeeker) error
 }
 
 // streams are the process's own; tests put others in their place.
@@ -39,6 +41,10 @@ type grammar struct {
 	Leave      leaveCommand      `cmd:"" help:"Take this host's peer out of its cluster."`
 	Status     statusCommand     `cmd:"" help:"Show the peers, shards, leaders and health that this host's peer sees."`
 	Explain    explainCommand    `cmd:"" name:"explain-placement" help:"Tell where a pod goes and why, and why not elsewhere."`
+	Set        setCommand        `cmd:"" help:"Show or change settings of the whole cluster: voters, replace-after, data-shards."`
+	Recover    recoverCommand    `cmd:"" help:"Show shards that lost their majority, and bring them back from copies on this host."`
+	Backup     backupCommand     `cmd:"" help:"Save the whole cluster, at one moment, to a file."`
+	Restore    Restore           `cmd:"" help:"Begin a cluster anew from a backup, in this host's empty data folder."`
 	Token      tokenCommand      `cmd:"" help:"Make, list and delete join tokens."`
 	Kubeconfig kubeconfigCommand `cmd:"" help:"Print an administrator's kubeconfig that lists all known peers."`
 	Image      imageCommand      `cmd:"" help:"Import and list images on this host."`

@@ -9,12 +9,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"shoal/peer/admin"
 )
 
 // Join is `peer join`: the flags of a peer. Empty ones take the peer's own
 // defaults, or what the data folder says.
 type Join struct {
-	Addresses []string `arg:"" optional:"" name:"address" help:"HOST[:PORT] of any peers of the cluster to join. None: found a cluster, or resume."`
+	Addresses []string `arg:"" optional:"" name:"address" help:"HOST[:PORT] of any peers of the cluster to join. None: found a cluster, or resume. For a peer that belongs to one already: where the others are now."`
 
 	Token        string            `help:"Join token, from 'peer token create' on any peer." env:"SHOAL_TOKEN" placeholder:"ID.SECRET.PIN"`
 	Peer         []string          `help:"The same as an address argument; for the configuration file." placeholder:"HOST[:PORT]"`
@@ -95,12 +97,21 @@ func (j *Join) Validate() error {
 }
 
 // Run hands the flags to the peer.
-func (j *Join) Run(ctx context.Context, root *grammar, parts Parts) error {
+func (j *Join) Run(ctx context.Context, root *grammar, parts Parts, std streams) error {
 	if parts.Join == nil {
 		return errors.New("this program was built without a peer")
 	}
 	flags := *j
 	flags.DataDir, flags.Version = root.DataDir, Version()
 	flags.Addresses = append(flags.Addresses, flags.Peer...)
-	return parts.Join(ctx, flags)
+	err := parts.Join(ctx, flags)
+	if errors.Is(err, admin.ErrRunning) && len(flags.Addresses) > 0 && flags.Token == "" {
+		// The peer runs, started by systemd for instance, and cannot find the others: this is where they are now.
+		if err := root.local().Hint(ctx, flags.Addresses); err != nil {
+			return err
+		}
+		fmt.Fprintln(std.out, "the peer that runs on this host has met the others there")
+		return nil
+	}
+	return err
 }

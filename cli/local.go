@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,9 +70,12 @@ func printStatus(out io.Writer, status *admin.Status) error {
 	fmt.Fprintln(table, "PEER\tID\tADDRESS\tSTATE\tZONE\tVERSION")
 	for _, peer := range status.Peers {
 		names[peer.PeerID] = peer.Name
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", peer.Name, peer.PeerID, peer.Address, peer.State, dash(peer.Zone), peer.Version)
+		if peer.Leaving {
+			peer.State += ", leaving"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", peer.Name, peer.PeerID, dash(peer.Address), peer.State, dash(peer.Zone), peer.Version)
 	}
-	fmt.Fprintln(table, "\t\t\t\t\t\nSHARD\tLEADER\tVOTERS\tNON-VOTERS\tHERE\tNAMESPACES")
+	fmt.Fprintln(table, "\t\t\t\t\t\t\nSHARD\tLEADER\tVOTERS\tNON-VOTERS\tHERE\tNAMESPACES\tSTATE")
 	for _, shard := range status.Shards {
 		leader := "none"
 		if shard.Leader != "" {
@@ -81,9 +85,41 @@ func printStatus(out io.Writer, status *admin.Status) error {
 		if shard.Local {
 			here = "yes"
 		}
-		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\n", shard.Shard, leader, listNamed(names, shard.Voters), listNamed(names, shard.NonVoters), here, shard.Namespaces)
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n",
+			shard.Shard, leader, listNamed(names, shard.Voters), listNamed(names, shard.NonVoters), here, shard.Namespaces, shardState(names, shard))
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if len(status.Settings) > 0 {
+		fmt.Fprintf(out, "\nSettings (peer set):")
+		for _, name := range slices.Sorted(maps.Keys(status.Settings)) {
+			fmt.Fprintf(out, " %s=%s", name, status.Settings[name])
+		}
+		fmt.Fprintln(out)
+	}
+	return nil
+}
+
+// shardState is what there is to say about a shard, in a few words.
+func shardState(names map[string]string, shard admin.ShardStatus) string {
+	var state []string
+	switch {
+	case shard.Lost:
+		state = append(state, "no quorum: "+listNamed(names, shard.Missing)+" missing")
+	case len(shard.Missing) > 0:
+		state = append(state, listNamed(names, shard.Missing)+" missing")
+	}
+	if shard.Quarantine != "" {
+		state = append(state, "quarantined here: "+shard.Quarantine)
+	}
+	if shard.Trouble != "" {
+		state = append(state, shard.Trouble)
+	}
+	if state = append(state, shard.Moves...); len(state) == 0 {
+		return "ok"
+	}
+	return strings.Join(state, "; ")
 }
 
 func dash(text string) string {

@@ -214,7 +214,7 @@ func (h *Host) Shutdown(ctx context.Context) error {
 	h.closed = true
 	h.mu.Unlock()
 	if !h.failed.happened() {
-		h.handOver(ctx)
+		h.HandOver(ctx)
 		h.stop()
 		return nil
 	}
@@ -228,7 +228,7 @@ func (h *Host) giveWay(ctx context.Context) error {
 	defer cancel()
 	done := make(chan struct{})
 	go func() {
-		h.handOver(ctx)
+		h.HandOver(ctx)
 		h.stop()
 		close(done)
 	}()
@@ -254,9 +254,10 @@ func (h *Host) stop() {
 	faulty.close(h)
 }
 
-// handOver transfers leaderships until none is left, there is nobody to take them,
-// or ctx ends. A transfer may be lost without a trace, so it is asked for again.
-func (h *Host) handOver(ctx context.Context) {
+// HandOver transfers leaderships until none is left, there is nobody to take them,
+// or ctx ends. A transfer may be lost without a trace, so it is asked for again. The
+// host goes on serving.
+func (h *Host) HandOver(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for {

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"slices"
 
 	"github.com/lni/dragonboat/v4"
 )
@@ -41,6 +42,9 @@ func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 		return known, err
 	}
 	known.Leader, known.Term, known.Members = there.Leader, there.Term, there.Members
+	if known.Assigned == nil {
+		known.Assigned = there.Assigned
+	}
 	return known, nil
 }
 
@@ -62,6 +66,7 @@ func (h *Host) describe(shard uint64, infos []dragonboat.ShardInfo) ShardStatus 
 			s.Members = append(s.Members, Member{Peer: r.Peer, ReplicaID: r.ID, Voter: r.Voter})
 			peers[r.ID] = r.Peer
 		}
+		s.Assigned = slices.Clone(s.Members)
 	}
 	h.mu.Lock()
 	s.Trouble = h.trouble[shard]

@@ -85,6 +85,8 @@ type ShardStatus struct {
 	// Quarantine is why the local replica is left stopped, "" if it is not. It is
 	// replaced by itself once the shard has a majority without it.
 	Quarantine string
+	// Assigned are the replicas that the shard is to have; nil if that is not known here.
+	Assigned []Member
 	// Trouble is one sentence on why the local replica does not work, "" if it does.
 	Trouble string
 }

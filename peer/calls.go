@@ -21,78 +21,11 @@ import (
 
 // calls are what the local administration socket offers.
 func (p *Peer) calls() admin.Calls {
-	return admin.Calls{Status: p.status, Leave: p.leaveCluster, ImportImage: p.importImage, ListImages: p.listImages, ExplainPlacement: p.explainPlacement}
-}
-
-// status is what this peer knows, also without a quorum.
-func (p *Peer) status(ctx context.Context) (*admin.Status, error) {
-	s := &admin.Status{
-		ClusterID: p.self.Cluster.ID, PeerID: p.self.ID, Name: p.self.Name, Version: p.cfg.Version,
-		Address: p.endpoint().String(), Started: p.started,
+	return admin.Calls{
+		Status: p.status, Leave: p.leaveCluster, ImportImage: p.importImage, ListImages: p.listImages,
+		Settings: p.listSettings, Set: p.set, Losses: p.losses, Recover: p.recover, Backup: p.backup, Hint: p.hint,
+		ExplainPlacement: p.explainPlacement,
 	}
-	for _, member := range p.members.Members() {
-		s.Peers = append(s.Peers, admin.PeerStatus{
-			PeerID: member.PeerID, Name: member.Name, Address: member.Address.String(), Zone: member.Tags.Zone,
-			Version: member.Tags.Version, State: member.Status.String(),
-		})
-	}
-	namespaces := p.namespacesPerShard(ctx)
-	for _, status := range p.host.Status() {
-		shard := admin.ShardStatus{
-			Shard: status.Shard, Leader: status.Leader, Local: status.Local, Applied: uint64(status.Revision), Namespaces: namespaces[status.Shard],
-			Quarantine: status.Quarantine,
-		}
-		for _, member := range status.Members {
-			if member.Voter {
-				shard.Voters = append(shard.Voters, member.Peer)
-			} else {
-				shard.NonVoters = append(shard.NonVoters, member.Peer)
-			}
-		}
-		switch {
-		case status.Quarantine != "" && status.Trouble == "":
-			s.Problems = append(s.Problems, fmt.Sprintf("shard %d: the replica here is quarantined: %s", status.Shard, status.Quarantine))
-		case status.Trouble != "":
-			s.Problems = append(s.Problems, fmt.Sprintf("shard %d: %s", status.Shard, status.Trouble))
-		case status.Leader == "":
-			s.Problems = append(s.Problems, fmt.Sprintf("shard %d has no leader that this peer knows of", status.Shard))
-		}
-		s.Shards = append(s.Shards, shard)
-	}
-	if problem := p.clock.problem(); problem != "" {
-		s.Problems = append(s.Problems, problem)
-	}
-	if p.serving.Load() {
-		if err := p.api.Ready(ctx); err != nil {
-			s.Problems = append(s.Problems, "the API is not ready: "+firstLine(err))
-		} else {
-			s.Ready = true
-		}
-	} else {
-		s.Problems = append(s.Problems, "the API is starting")
-	}
-	return s, nil
-}
-
-func firstLine(err error) string {
-	line, _, _ := strings.Cut(err.Error(), "\n")
-	return line
-}
-
-func (p *Peer) namespacesPerShard(ctx context.Context) map[uint64]int {
-	counts := map[uint64]int{}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	list, err := p.host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: registry + "namespaces/"}, consensus.Local)
-	if err != nil {
-		return counts
-	}
-	for _, kv := range list.KVs {
-		if shard, err := p.directory.Locate(ctx, strings.TrimPrefix(kv.Key, registry+"namespaces/")); err == nil {
-			counts[shard]++
-		}
-	}
-	return counts
 }
 
 var errStarting = errors.New("the peer is starting: try again in a moment")

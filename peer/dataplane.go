@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,6 +53,25 @@ func follow(ctx context.Context, group *errgroup.Group, host *consensus.Host, q 
 	}
 }
 
+// followNew calls start for every shard that this peer learns of later, until ctx ends. What was empty when it was made cannot hold
+// anything up: a new shard's feeds are not waited for.
+func followNew(ctx context.Context, host *consensus.Host, shards func() []uint64, known []uint64, start func(shard uint64)) error {
+	for {
+		changed := host.ShardsChanged()
+		for _, shard := range shards() {
+			if !slices.Contains(known, shard) {
+				known = append(known, shard)
+				start(shard)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
 // Run serves until ctx ends.
 func (d *dataPlane) Run(ctx context.Context) error {
 	d.queue, d.nodes = newQueue(), map[string]*corev1.Node{}
@@ -62,6 +82,11 @@ func (d *dataPlane) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	follow(ctx, group, d.host, d.queue, d.log, []uint64{consensus.MetaShard}, nodePrefix)
 	follow(ctx, group, d.host, d.queue, d.log, shards, servicePrefix, endpointPrefix)
+	group.Go(func() error {
+		return followNew(ctx, d.host, d.shards, shards, func(shard uint64) {
+			follow(ctx, group, d.host, d.queue, d.log, []uint64{shard}, servicePrefix, endpointPrefix)
+		})
+	})
 	group.Go(func() error { return d.loop(ctx, 1+2*len(shards)) })
 	return group.Wait()
 }
@@ -97,10 +122,10 @@ func (d *dataPlane) loop(ctx context.Context, feeds int) error {
 		if nodesChanged && d.queue.has(consensus.MetaShard, nodePrefix) {
 			nodesChanged = d.syncTunnel(ctx) != nil
 		}
-		if d.queue.feeds() == feeds && d.syncServices(ctx, batch) == nil {
+		if d.queue.feeds() >= feeds && d.syncServices(ctx, batch) == nil {
 			batch = services.Batch{}
 		}
-		if nodesChanged || d.queue.feeds() == feeds && !batchEmpty(batch) {
+		if nodesChanged || d.queue.feeds() >= feeds && !batchEmpty(batch) {
 			time.AfterFunc(retryDataPlane, d.queue.poke)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -173,27 +174,45 @@ func (p *Peer) openMembership(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	seeds := p.resolveSeeds(ctx)
 	if p.start == Joining {
-		err := p.members.Join(ctx, seeds)
+		err := p.members.Join(ctx, resolveSeeds(ctx, p.seeds, p.log))
 		if errors.Is(err, membership.ErrNameTaken) {
 			return fmt.Errorf("%w: choose another with --name", err)
 		}
 		return err
 	}
 	// One that resumes may be the first to be back: it must not wait for the others, who may be waiting for it.
-	go func() {
-		if err := p.members.Join(ctx, seeds); err != nil && ctx.Err() == nil {
-			p.log.Error("entering the gossip failed", "error", err)
-		}
-	}()
+	go p.reenter(ctx)
 	return nil
 }
 
+// reenterAfter is when the names of peers are looked up again, while none of them has answered.
+const reenterAfter = 15 * time.Second
+
+// reenter looks for the others until one answers. They may have moved: names are resolved anew with every round, and addresses that
+// somebody gives meanwhile (`peer join ADDRESS`) end the search too.
+func (p *Peer) reenter(ctx context.Context) {
+	for round := 0; ctx.Err() == nil && (round == 0 || len(p.members.Alive()) < 2); round++ {
+		joining, cancel := context.WithTimeout(ctx, reenterAfter)
+		err := p.members.Join(joining, resolveSeeds(joining, p.seeds, p.log))
+		cancel()
+		switch {
+		case err == nil && len(p.seeds) > 0:
+			return
+		case err != nil && !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+			p.log.Error("entering the gossip failed", "error", err)
+			return
+		case len(p.seeds) == 0:
+			return // the first peer of a cluster, alone
+		}
+		p.log.Warn("no other peer answers at the addresses known here; if they have moved, tell one: peer join ADDRESS", "addresses", p.seeds)
+	}
+}
+
 // resolveSeeds turns host names into addresses and leaves out what cannot be resolved now.
-func (p *Peer) resolveSeeds(ctx context.Context) []netip.AddrPort {
+func resolveSeeds(ctx context.Context, addresses []string, log *slog.Logger) []netip.AddrPort {
 	var seeds []netip.AddrPort
-	for _, seed := range p.seeds {
+	for _, seed := range addresses {
 		host, port, err := net.SplitHostPort(seed)
 		if err != nil {
 			continue
@@ -204,7 +223,7 @@ func (p *Peer) resolveSeeds(ctx context.Context) []netip.AddrPort {
 		}
 		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
 		if err != nil {
-			p.log.Warn("a peer's address cannot be resolved", "address", seed, "error", err)
+			log.Warn("a peer's address cannot be resolved", "address", seed, "error", err)
 			continue
 		}
 		for _, address := range addresses {
@@ -235,6 +254,12 @@ func (p *Peer) saveSeeds() error {
 	seeds := []string{}
 	for _, address := range p.members.Addresses() {
 		seeds = append(seeds, address.String())
+	}
+	// Names that were given stay true when addresses change.
+	for _, seed := range p.seeds {
+		if _, err := netip.ParseAddrPort(seed); err != nil && !slices.Contains(seeds, seed) {
+			seeds = append(seeds, seed)
+		}
 	}
 	text, err := json.Marshal(seeds)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"shoal/mesh/membership"
 	"shoal/peer/controllers"
 	"shoal/placement/repair"
-	"shoal/placement/shards"
 )
 
 // runLeaderships starts what a leader does when this peer comes to lead a shard, and ends it when it does not any more.
@@ -26,21 +24,6 @@ func (p *Peer) runLeaderships(ctx context.Context) error {
 			return nil
 		case change := <-p.host.Leadership():
 			duties.set(ctx, change)
-		}
-	}
-}
-
-// runBalance looks after this peer's share of leaderships until ctx ends. It stands apart from runLeaderships, because handing over takes
-// its time and a duty that was lost must end at once: two meta leaders would contradict each other about which nodes are alive.
-func (p *Peer) runBalance(ctx context.Context) error {
-	ticker := time.NewTicker(balanceInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-			p.balance(ctx)
 		}
 	}
 }
@@ -150,7 +133,6 @@ func (p *Peer) leadMeta(ctx context.Context) error {
 		advertise: p.api.SetKubernetesEndpoints, forget: p.forgetGone, log: p.log,
 		shards: &shardKeeper{
 			host: p.host, members: p.members.Members, changed: changed, log: p.log,
-			options: shards.Options{Voters: 3, Hysteresis: time.Minute},
 		},
 	}).Run(ctx)
 }
@@ -193,42 +175,4 @@ func (p *Peer) failedNodes() map[string]bool {
 		}
 	}
 	return failed
-}
-
-// balanceInterval is how often a peer looks whether it leads more shards than its share.
-const balanceInterval = 5 * time.Second
-
-// transferTimeout bounds one handing over.
-const transferTimeout = 5 * time.Second
-
-// balance hands leaderships over that other peers should have. Every peer plans for all and acts only on its own, so nobody has to
-// be asked.
-func (p *Peer) balance(ctx context.Context) {
-	var peers []shards.Peer
-	for _, member := range p.members.Members() {
-		peer := shards.Peer{ID: member.PeerID, Zone: member.Tags.Zone, Weight: 1}
-		if member.Status != membership.Alive {
-			peer.Down = p.started
-		}
-		peers = append(peers, peer)
-	}
-	var current []shards.Assignment
-	for _, status := range p.host.Status() {
-		assignment := shards.Assignment{Shard: status.Shard, Leader: status.Leader}
-		for _, member := range status.Members {
-			assignment.Replicas = append(assignment.Replicas, shards.Replica{Peer: member.Peer, Voter: member.Voter})
-		}
-		current = append(current, assignment)
-	}
-	for _, transfer := range shards.PlanLeaders(peers, current) {
-		if transfer.From != p.self.ID {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, transferTimeout)
-		err := p.host.TransferLeadership(ctx, transfer.Shard, transfer.To)
-		cancel()
-		if err != nil && !errors.Is(err, context.Canceled) {
-			p.log.Debug("a leadership was not handed over yet", "shard", transfer.Shard, "to", transfer.To, "error", err)
-		}
-	}
 }

@@ -181,11 +181,20 @@ func (n *node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.keepStatus(ctx) })
 	group.Go(func() error { return n.provisioner.Run(ctx) })
 	group.Go(func() error { return n.measure(ctx) })
-	for _, shard := range shards {
+	content := func(shard uint64) {
 		for prefix, kind := range map[string]string{configMapPrefix: "ConfigMap", secretPrefix: "Secret"} {
 			group.Go(func() error { return n.followContent(ctx, shard, prefix, kind) })
 		}
 	}
+	for _, shard := range shards {
+		content(shard)
+	}
+	group.Go(func() error {
+		return followNew(ctx, n.peer.host, n.peer.dataShards, shards, func(shard uint64) {
+			follow(ctx, group, n.peer.host, q, n.log, []uint64{shard}, podPrefix)
+			content(shard)
+		})
+	})
 	err = group.Wait()
 	return errors.Join(err, n.close())
 }

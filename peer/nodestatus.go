@@ -75,7 +75,7 @@ func (n *node) syncStatus(ctx context.Context) error {
 	}
 	stored, err := client.CoreV1().Nodes().Get(ctx, want.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		stored, err = client.CoreV1().Nodes().Create(ctx, want, metav1.CreateOptions{})
+		stored, err = n.createNode(ctx, client, want)
 	}
 	if err != nil {
 		return err
@@ -92,6 +92,19 @@ func (n *node) syncStatus(ctx context.Context) error {
 	}
 	n.ledger.SetCapacity(pods.Capacity{Allocatable: stored.Status.Allocatable})
 	return nil
+}
+
+// createNode makes the Node. What users had written on a node of this name in a cluster that was restored comes back with it.
+func (n *node) createNode(ctx context.Context, client kubernetes.Interface, want *corev1.Node) (*corev1.Node, error) {
+	former, err := takeFormerNode(ctx, n.peer.host, want.Name)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := client.CoreV1().Nodes().Create(ctx, inherit(want, former), metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return stored, dropFormerNode(ctx, n.peer.host, want.Name)
 }
 
 // writeMetadata brings what this peer owns of labels, annotations and spec up to date, and leaves the rest to its users.

@@ -62,7 +62,12 @@ type Peer struct {
 	leave     context.CancelFunc
 	serving   atomic.Bool // node and API are there
 	gone      atomic.Bool // left the cluster
+	again     atomic.Bool // to be started anew
 }
+
+// ErrRestart is what Run returns when the peer has ended in order to be started anew with the same arguments: a recovery of shards is
+// carried out at the start.
+var ErrRestart = errors.New("the peer is to be started again")
 
 // Run founds, joins or resumes, as the data folder and the addresses say, and serves until ctx ends. It returns nil after an orderly
 // shutdown, and otherwise one sentence for the user.
@@ -88,10 +93,15 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 // run keeps two circles: the inner one, made of everything that decides and serves, ends first and leaves the store and the port to the
-// outer one until leadership is handed over.
+// outer one. Before either ends, leadership is handed over.
 func (p *Peer) run(ctx context.Context, socket net.Listener) error {
-	ctx, p.leave = context.WithCancel(ctx)
+	asked := ctx
+	ctx, p.leave = context.WithCancel(context.WithoutCancel(asked))
 	defer p.leave()
+	defer context.AfterFunc(asked, func() {
+		p.stepDown()
+		p.leave()
+	})()
 	outer, endOuter := context.WithCancel(context.WithoutCancel(ctx))
 	defer endOuter()
 	base, outer := errgroup.WithContext(outer)
@@ -110,8 +120,11 @@ func (p *Peer) run(ctx context.Context, socket net.Listener) error {
 	err = errors.Join(err, p.close())
 	endOuter()
 	err = errors.Join(err, base.Wait())
-	if err == nil && p.gone.Load() {
+	switch {
+	case err == nil && p.gone.Load():
 		return p.cfg.forget()
+	case err == nil && p.again.Load():
+		return ErrRestart
 	}
 	return err
 }
@@ -160,7 +173,7 @@ func (p *Peer) resolve(peerID string) (string, error) {
 func (p *Peer) openStore(ctx context.Context) error {
 	host, err := consensus.Open(ctx, consensus.Config{
 		PeerID: p.self.ID, ClusterID: p.self.Cluster.ID, Dir: p.cfg.StoreDir(),
-		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, Offset: p.clock.ahead, Now: wallClock,
+		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, PeerName: p.nameFor, Offset: p.clock.ahead, Now: wallClock,
 		History: store.Limits{Bytes: p.cfg.HistoryBytes, Age: p.cfg.HistoryAge},
 		FS:      p.cfg.Machine.StoreFS, Frugal: p.cfg.Machine.Frugal, Logger: p.log,
 	})
@@ -205,9 +218,6 @@ func (p *Peer) close() error {
 	defer cancel()
 	var failed []error
 	if p.host != nil {
-		if p.serving.Load() && !p.gone.Load() {
-			p.announce(ctx)
-		}
 		failed = append(failed, p.host.Shutdown(ctx))
 	}
 	if p.members != nil {

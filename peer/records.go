@@ -86,6 +86,16 @@ func listPeers(ctx context.Context, host *consensus.Host) (map[string]identity.P
 	return records, nil
 }
 
+// recordedName is the name of a peer on record, "" without a record.
+func recordedName(view consensus.View, peerID string) string {
+	kv, found := view.Get(peerRecords + peerID)
+	var record identity.PeerRecord
+	if !found || json.Unmarshal(kv.Value, &record) != nil {
+		return ""
+	}
+	return record.Name
+}
+
 // removePeer forgets a peer: its record, its name and its pod range. Its key is refused from then on.
 func removePeer(ctx context.Context, host *consensus.Host, record identity.PeerRecord) error {
 	ops, err := removalOf(ctx, host, record, "")

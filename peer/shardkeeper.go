@@ -19,7 +19,6 @@ type shardKeeper struct {
 	host    *consensus.Host
 	members func() []membership.Member
 	changed <-chan struct{} // a membership change: look at once
-	options shards.Options
 	log     *slog.Logger
 
 	down map[string]time.Time
@@ -59,7 +58,12 @@ func (k *shardKeeper) keep(ctx context.Context, now time.Time) error {
 		return err
 	}
 	var failed []error
-	for _, step := range shards.Plan(peers, current, k.options, now) {
+	wanted, _, err := readSettings(ctx, k.host, consensus.Local)
+	if err != nil {
+		return err
+	}
+	options := shards.Options{Voters: wanted.Voters, Hysteresis: wanted.ReplaceAfter}
+	for _, step := range shards.Plan(peers, current, options, now) {
 		if err := k.write(ctx, records[step.Shard], step); err != nil {
 			failed = append(failed, err)
 		}
@@ -73,13 +77,9 @@ func (k *shardKeeper) peers(ctx context.Context, now time.Time) ([]shards.Peer, 
 	if err != nil {
 		return nil, err
 	}
-	leaving, err := k.host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: leavingPrefix}, consensus.Local)
+	leaves, err := recordedUnder(ctx, k.host, leavingPrefix)
 	if err != nil {
 		return nil, err
-	}
-	leaves := map[string]bool{}
-	for _, kv := range leaving.KVs {
-		leaves[kv.Key[len(leavingPrefix):]] = true
 	}
 	alive := map[string]bool{}
 	for _, member := range k.members() {

@@ -82,6 +82,9 @@ func (c Config) HowToStart(ctx context.Context, now time.Time) (Start, *identity
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", nil, err
 	}
+	if _, err := os.Stat(c.restoringPath()); err == nil {
+		return "", nil, fmt.Errorf("a restore into %s was interrupted: run `peer restore` again, or remove the folder", c.DataDir)
+	}
 	if entries, err := os.ReadDir(c.StoreDir()); err == nil && len(entries) > 0 {
 		return "", nil, fmt.Errorf("%s holds a store but no identity: restore the folder %s from a backup, or choose another --data-dir; nothing was changed",
 			c.DataDir, filepath.Join(c.DataDir, "identity"))

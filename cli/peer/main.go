@@ -3,11 +3,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"syscall"
 
 	"shoal/cli"
+	"shoal/peer"
 )
 
 func init() {
@@ -17,8 +20,22 @@ func init() {
 }
 
 func main() {
-	if err := cli.Run(context.Background(), os.Args[1:], parts()); err != nil {
+	err := cli.Run(context.Background(), os.Args[1:], parts())
+	if errors.Is(err, peer.ErrRestart) {
+		err = again()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "peer: "+err.Error())
 		os.Exit(1)
 	}
+}
+
+// again makes this process a new one of the same program, with the same arguments. It keeps its ID, so whoever looks after it, systemd
+// for instance, notices nothing; and its children, of which containerd is one, stay.
+func again() error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("start %s again: %w", program, syscall.Exec(program, os.Args, os.Environ()))
 }

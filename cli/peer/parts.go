@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
 
@@ -10,7 +11,14 @@ import (
 )
 
 // parts hands the peer to its command line.
-func parts() cli.Parts { return cli.Parts{Join: join} }
+func parts() cli.Parts { return cli.Parts{Join: join, Restore: restore} }
+
+// restore begins a cluster anew from a backup.
+func restore(ctx context.Context, flags cli.Restore, file io.ReadSeeker) error {
+	return peer.Restore(ctx, file, peer.Restoring{
+		DataDir: flags.DataDir, Name: flags.Name, Passphrase: flags.Passphrase, Progress: flags.Progress,
+	})
+}
 
 // join runs a peer as the flags say.
 func join(ctx context.Context, flags cli.Join) error {

@@ -1,0 +1,180 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"shoal/consensus"
+	"shoal/consensus/store"
+	"shoal/mesh/membership"
+	"shoal/placement/shards"
+)
+
+const (
+	// balanceInterval is how often a peer looks whether it leads more shards than its share.
+	balanceInterval = 5 * time.Second
+	// transferTimeout bounds one handing over.
+	transferTimeout = 5 * time.Second
+	// pressedRecords mark peers that should lead nothing for a while: peer ID → why. They expire by themselves, and later than a
+	// pressure is looked at again, so that leaders do not go back and forth with it.
+	pressedRecords = "/shoal/pressed/"
+	pressedFor     = time.Minute
+)
+
+// runBalance looks after this peer's share of leaderships until ctx ends. It stands apart from runLeaderships, because handing over takes
+// its time and a duty that was lost must end at once: two meta leaders would contradict each other about which nodes are alive.
+func (p *Peer) runBalance(ctx context.Context) error {
+	ticker := time.NewTicker(balanceInterval)
+	defer ticker.Stop()
+	var told time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if why := p.pressure(ctx); why != "" && time.Since(told) > pressedFor/2 {
+			p.log.Warn("leaderships are handed over", "reason", why)
+			if err := p.tellPressure(ctx, why); err == nil {
+				told = time.Now()
+			}
+		}
+		p.balance(ctx)
+	}
+}
+
+// pressure says why this peer should lead nothing now; "" is no reason.
+func (p *Peer) pressure(ctx context.Context) string {
+	if ahead, known := p.clock.ahead(); known && ahead > consensus.MaxClockOffset {
+		return "its clock is " + ahead.Round(time.Millisecond).String() + " ahead of the others'"
+	}
+	now, err := p.node.stats.Pressure(ctx)
+	switch {
+	case err != nil:
+		return ""
+	case now.Memory:
+		return "memory is short"
+	case now.Disk:
+		return "disk space is short"
+	default:
+		return ""
+	}
+}
+
+func (p *Peer) tellPressure(ctx context.Context, why string) error {
+	_, err := p.host.Propose(ctx, consensus.MetaShard, store.Transaction{Ops: []store.Op{{
+		Key: pressedRecords + p.self.ID, Value: []byte(why), Expires: time.Now().Add(pressedFor).UnixMilli(),
+	}}})
+	return err
+}
+
+// unfit are the peers that should lead nothing: those that leave, that restart in a moment, and that are under pressure. By peer ID.
+func (p *Peer) unfit(ctx context.Context) (map[string]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	unfit, err := p.leaving(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pressed, err := recordedUnder(ctx, p.host, pressedRecords)
+	if err != nil {
+		return nil, err
+	}
+	for id := range pressed {
+		unfit[id] = true
+	}
+	back, err := restarting(ctx, p.host, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	for _, member := range p.members.Members() {
+		if back[member.Name] {
+			unfit[member.PeerID] = true
+		}
+	}
+	return unfit, nil
+}
+
+// leaving are the peers that give up what they hold, by peer ID.
+func (p *Peer) leaving(ctx context.Context) (map[string]bool, error) {
+	return recordedUnder(ctx, p.host, leavingPrefix)
+}
+
+// recordedUnder reads which keys exist under a prefix, without it. What has expired does not count.
+func recordedUnder(ctx context.Context, host *consensus.Host, prefix string) (map[string]bool, error) {
+	list, err := host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: prefix}, consensus.Local)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]bool{}
+	for _, kv := range list.KVs {
+		if kv.Expires == 0 || kv.Expires > time.Now().UnixMilli() {
+			found[strings.TrimPrefix(kv.Key, prefix)] = true
+		}
+	}
+	return found, nil
+}
+
+// balance hands leaderships over that other peers should have. Every peer plans for all and acts only on its own, so nobody has to
+// be asked.
+func (p *Peer) balance(ctx context.Context) {
+	unfit, err := p.unfit(ctx)
+	if err != nil {
+		return // without the meta shard it is not known who may lead
+	}
+	var peers []shards.Peer
+	for _, member := range p.members.Members() {
+		peer := shards.Peer{ID: member.PeerID, Zone: member.Tags.Zone, Weight: 1, Leaves: unfit[member.PeerID]}
+		if member.Status != membership.Alive {
+			peer.Down = p.started
+		}
+		peers = append(peers, peer)
+	}
+	for _, transfer := range shards.PlanLeaders(peers, p.leaders(ctx)) {
+		if transfer.From != p.self.ID {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, transferTimeout)
+		err := p.host.TransferLeadership(ctx, transfer.Shard, transfer.To)
+		cancel()
+		if err != nil && !errors.Is(err, context.Canceled) {
+			p.log.Debug("a leadership was not handed over yet", "shard", transfer.Shard, "to", transfer.To, "error", err)
+		}
+	}
+}
+
+// leaders are all shards with who leads them and who could. Of shards without a replica here, others are asked.
+func (p *Peer) leaders(ctx context.Context) []shards.Assignment {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	var current []shards.Assignment
+	for _, status := range p.host.Status() {
+		if !status.Local {
+			there, err := p.host.Where(ctx, status.Shard)
+			if err != nil {
+				continue
+			}
+			status = there
+		}
+		assignment := shards.Assignment{Shard: status.Shard, Leader: status.Leader}
+		for _, member := range status.Members {
+			assignment.Replicas = append(assignment.Replicas, shards.Replica{Peer: member.Peer, Voter: member.Voter})
+		}
+		current = append(current, assignment)
+	}
+	return current
+}
+
+// stepDown hands everything over that this peer leads, while it still serves: a planned stop is then not noticed. The others are told
+// that it will be back, and that it is not to lead until then.
+func (p *Peer) stepDown() {
+	if !p.serving.Load() || p.gone.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	p.announce(ctx)
+	p.host.HandOver(ctx)
+}
