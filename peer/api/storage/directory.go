@@ -3,6 +3,8 @@ package storage
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +23,10 @@ const (
 	// rememberFor is how long a peer without a replica of the meta shard trusts a
 	// record that it has asked for. It must be well below forgetAfter.
 	rememberFor = time.Minute
+	// settleFor is how long a data shard that was added gets no namespaces: until then
+	// every peer has learned of it, and no watch over all namespaces is without it when
+	// it gets its first event.
+	settleFor = 10 * time.Second
 )
 
 // Directory finds the shards of namespaces in the meta shard's records, and writes
@@ -98,7 +104,7 @@ func (d *Directory) Choose(ctx context.Context, namespace string) (store.Conditi
 		}
 		load[shard]++
 	}
-	shards, err := d.dataShards(ctx)
+	shards, err := d.settledShards(ctx)
 	if err != nil {
 		return store.Condition{}, store.Op{}, err
 	}
@@ -131,21 +137,43 @@ func leastLoaded(shards []uint64, load map[uint64]int) []uint64 {
 }
 
 func (d *Directory) dataShards(ctx context.Context) ([]uint64, error) {
+	made, err := d.shardsMade(ctx)
+	return slices.Sorted(maps.Keys(made)), err
+}
+
+// settledShards are the data shards that may get namespaces: those of the founding, and
+// those that were added long enough ago.
+func (d *Directory) settledShards(ctx context.Context) ([]uint64, error) {
+	made, err := d.shardsMade(ctx)
+	if err != nil {
+		return nil, err
+	}
+	first, now := slices.Min(slices.Collect(maps.Values(made))), d.host.Now()
+	for shard, at := range made {
+		if at.Time().Sub(first.Time()) > 100*time.Millisecond && now.Time().Sub(at.Time()) < settleFor {
+			delete(made, shard)
+		}
+	}
+	return slices.Sorted(maps.Keys(made)), nil
+}
+
+// shardsMade is when each data shard was recorded.
+func (d *Directory) shardsMade(ctx context.Context) (map[uint64]store.Revision, error) {
 	assignments, err := d.list(ctx, shardmap.Prefix)
 	if err != nil {
 		return nil, fmt.Errorf("list the shards: %w", err)
 	}
-	var shards []uint64
+	made := map[uint64]store.Revision{}
 	for _, kv := range assignments {
 		shard, err := strconv.ParseUint(strings.TrimPrefix(kv.Key, shardmap.Prefix), 10, 64)
 		if err == nil && shard != consensus.MetaShard {
-			shards = append(shards, shard)
+			made[shard] = kv.Create
 		}
 	}
-	if len(shards) == 0 {
+	if len(made) == 0 {
 		return nil, fmt.Errorf("%w: the meta shard records no data shards", consensus.ErrUnknownShard)
 	}
-	return shards, nil
+	return made, nil
 }
 
 // list reads the meta shard's keys with a prefix, from the local replica if there

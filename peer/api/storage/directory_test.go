@@ -1,16 +1,21 @@
 package storage
 
 import (
+	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/apis/example"
 	kstorage "k8s.io/apiserver/pkg/storage"
 
 	"shoal/consensus"
+	"shoal/consensus/consensustest"
 	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
 )
@@ -110,5 +115,58 @@ func TestUnknownNamespacesHash(t *testing.T) {
 		if b, err := NewDirectory(without).Locate(t.Context(), name); err != nil || a != b || a == consensus.MetaShard {
 			t.Errorf("%s is in shard %d on one peer and %d (%v) on the other", name, a, b, err)
 		}
+	}
+}
+
+// A watch over all namespaces that was opened before a data shard was added ends in silence when that is learned of,
+// and goes on with it from where it was.
+func TestWatchesFollowAddedShards(t *testing.T) {
+	host := consensustest.NewHost(t, 2)
+	layout := NewDirectory(host).Shards()
+	layout.Locate = func(_ context.Context, namespace string) (uint64, error) { return strconv.ParseUint(namespace, 10, 64) }
+	s, err := New(Config{
+		Host: host, Shards: layout, Codec: testCodec, Prefix: "/registry", ResourcePrefix: "/pods", Namespaced: true,
+		NewFunc: func() runtime.Object { return &example.Pod{} }, NewListFunc: func() runtime.Object { return &example.PodList{} },
+		GroupResource: schema.GroupResource{Resource: "pods"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func(namespace string) *example.Pod {
+		t.Helper()
+		out := &example.Pod{}
+		if err := s.Create(t.Context(), "/pods/"+namespace+"/p", newPod(namespace, "p"), out, 0); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	everything := kstorage.ListOptions{ResourceVersion: create("1").ResourceVersion, Recursive: true, Predicate: kstorage.Everything}
+	w, err := s.Watch(t.Context(), "/pods", everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := create("2")
+	if event := <-w.ResultChan(); event.Type != watch.Added {
+		t.Fatalf("the first event is %+v", event)
+	}
+	if shard, err := host.AddShard(t.Context()); err != nil || shard != 3 {
+		t.Fatalf("added shard %d: %v", shard, err)
+	}
+	if event, open := <-w.ResultChan(); open {
+		t.Fatalf("the old watch went on with %+v", event)
+	}
+	everything.ResourceVersion = second.ResourceVersion
+	if w, err = s.Watch(t.Context(), "/pods", everything); err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	third := create("3")
+	if event := <-w.ResultChan(); event.Type != watch.Added || revisionOf(t, event.Object) != revisionOf(t, third) {
+		t.Errorf("the new watch shows %+v", event)
+	}
+	// Namespaces are not put there before every peer must have learned of it.
+	shards, err := NewDirectory(host).settledShards(t.Context())
+	if err != nil || !slices.Equal(shards, []uint64{1, 2}) {
+		t.Errorf("settled are %v: %v", shards, err)
 	}
 }

@@ -29,6 +29,10 @@ const (
 // other shards' histories reach.
 var errUnordered = errors.New("events waited too long for a shard that cannot confirm their order")
 
+// errGrown ends a stream over all namespaces when a data shard is added: it would not
+// show that one's. Whoever reads it goes on from where it was.
+var errGrown = errors.New("a data shard was added")
+
 // stream is the events of some shards' keys, in revision order.
 type stream struct {
 	// batches is closed when the stream ends; err then says why.
@@ -58,6 +62,10 @@ func (b *batch) add(events []store.Event) {
 // revision, which all of the shards must have passed. It ends with the context.
 // Error: ErrCompacted.
 func (s *Storage) openStream(ctx context.Context, shards []uint64, prefix string, after store.Revision) (*stream, error) {
+	grown, err := s.growth(ctx, shards, prefix)
+	if err != nil {
+		return nil, err
+	}
 	watches := make([]*consensus.Watch, 0, len(shards))
 	for _, shard := range shards {
 		// A shard's own revision at or below after: marks of its progress are then
@@ -73,15 +81,43 @@ func (s *Storage) openStream(ctx context.Context, shards []uint64, prefix string
 	}
 	st := &stream{batches: make(chan batch), advance: make(chan struct{}, 1)}
 	if len(shards) == 1 {
-		go st.single(ctx, watches[0], after)
+		go st.single(ctx, watches[0], after, grown)
 	} else {
-		go newFan(s.host, shards, watches, after).run(ctx, st)
+		go newFan(s.host, shards, watches, after).run(ctx, st, grown)
 	}
 	return st, nil
 }
 
+// growth tells a stream over all namespaces of data shards that it lacks. The zero
+// value never does: the stream's keys are in no other shard ever.
+type growth struct {
+	s      *Storage
+	shards int
+	// told is closed when this host has learned of a shard; it may be one of the stream's.
+	told <-chan struct{}
+}
+
+// growth of the shards that a prefix is in. Error: errGrown, if some were added already.
+func (s *Storage) growth(ctx context.Context, shards []uint64, prefix string) (growth, error) {
+	if _, whole := s.keys.namespace(prefix); !whole {
+		return growth{}, nil
+	}
+	g := growth{s: s, shards: len(shards)}
+	return g, g.look(ctx)
+}
+
+// look is errGrown if there are more shards now; otherwise told is new.
+func (g *growth) look(ctx context.Context) error {
+	g.told = g.s.host.ShardsChanged() // before the directory: what it shows already is not told again
+	all, err := g.s.shards.All(ctx)
+	if err == nil && len(all) > g.shards {
+		return errGrown
+	}
+	return err
+}
+
 // single passes one shard's events on.
-func (st *stream) single(ctx context.Context, watch *consensus.Watch, after store.Revision) {
+func (st *stream) single(ctx context.Context, watch *consensus.Watch, after store.Revision, grown growth) {
 	defer close(st.batches)
 	defer watch.Stop()
 	frontier := after
@@ -89,6 +125,10 @@ func (st *stream) single(ctx context.Context, watch *consensus.Watch, after stor
 		select {
 		case <-ctx.Done():
 			return
+		case <-grown.told:
+			if st.err = grown.look(ctx); st.err != nil {
+				return
+			}
 		case <-st.advance:
 			watch.Mark(0)
 		case events, open := <-watch.Events():
@@ -149,14 +189,14 @@ func newFan(host *consensus.Host, shards []uint64, watches []*consensus.Watch, a
 	}
 }
 
-func (f *fan) run(ctx context.Context, st *stream) {
+func (f *fan) run(ctx context.Context, st *stream, grown growth) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer close(st.batches)
 	defer cancel()
 	for _, watch := range f.watches {
 		defer watch.Stop()
 	}
-	choice := f.choice(ctx, st)
+	choice := f.choice(ctx, st, grown)
 	var next batch
 	var reported store.Revision
 	for {
@@ -176,6 +216,11 @@ func (f *fan) run(ctx context.Context, st *stream) {
 		case caseOut:
 			reported = next.frontier
 			next = batch{}
+		case caseGrown:
+			if st.err = grown.look(ctx); st.err != nil {
+				return
+			}
+			choice[caseGrown].Chan = reflect.ValueOf(grown.told)
 		case caseAdvance:
 			f.advance()
 		case caseClosed:
@@ -211,10 +256,11 @@ const (
 	caseOut
 	caseAdvance
 	caseClosed
+	caseGrown
 	firstWatch
 )
 
-func (f *fan) choice(ctx context.Context, st *stream) []reflect.SelectCase {
+func (f *fan) choice(ctx context.Context, st *stream, grown growth) []reflect.SelectCase {
 	receive := func(channel any) reflect.SelectCase {
 		return reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(channel)}
 	}
@@ -223,6 +269,7 @@ func (f *fan) choice(ctx context.Context, st *stream) []reflect.SelectCase {
 		caseOut:     {Dir: reflect.SelectSend},
 		caseAdvance: receive(st.advance),
 		caseClosed:  receive(f.closed),
+		caseGrown:   receive(grown.told),
 	}
 	for _, watch := range f.watches {
 		choice = append(choice, receive(watch.Events()))

@@ -60,6 +60,9 @@ func (s *Storage) Watch(ctx context.Context, key string, opts kstorage.ListOptio
 	w.ctx, w.cancel = context.WithCancel(ctx)
 
 	started, err := w.start(after, opts)
+	for errors.Is(err, errGrown) && w.ctx.Err() == nil {
+		started, err = w.start(after, opts)
+	}
 	if err != nil {
 		w.cancel()
 		return nil, err
@@ -165,7 +168,7 @@ func (w *watcher) run(b begun) {
 	if err == nil {
 		err = w.deliver(b)
 	}
-	if err == nil || w.ctx.Err() != nil || errors.Is(err, context.Canceled) {
+	if err == nil || w.ctx.Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, errGrown) {
 		return
 	}
 	w.send(watch.Event{Type: watch.Error, Object: errorStatus(watchError(err))})
