@@ -262,8 +262,28 @@ func readRaftFrame(r io.Reader) (kind byte, body []byte, err error) {
 	return head[0], body, err
 }
 
+// redialEvery is how often a connection that raft waits for is tried.
+const redialEvery = 100 * time.Millisecond
+
+// GetConnection tries for a while before it gives up. dragonboat leaves a peer that could not be reached alone for up to one and a half
+// seconds; one that came back would not hear of an election meanwhile, and the next death would find no majority.
 func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
-	return t.connect(ctx, target)
+	for begun := time.Now(); ; {
+		conn, err := t.connect(ctx, target)
+		if err == nil {
+			return conn, nil
+		}
+		if time.Since(begun) > raftWriteTimeout {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-t.ctx.Done():
+			return nil, err
+		case <-time.After(redialEvery):
+		}
+	}
 }
 
 func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (raftio.ISnapshotConnection, error) {

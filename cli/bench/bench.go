@@ -39,6 +39,9 @@ type figure struct {
 
 // figures are in an order that lets neighbours share a lab.
 var figures = []figure{
+	{"consensus", "durable writes and linearizable reads of the store alone, beside etcd", measureConsensus},
+	{"failover", "kill of a leader → next write, over all shards of the store alone", measureFailover},
+	{"shards", "what idle shards cost", measureShards},
 	{"start", "start of a peer → its API is ready", measureStart},
 	{"pod", "pod create → Ready", measurePods},
 	{"service", "Service create → its virtual IP answers, one peer", measureService},

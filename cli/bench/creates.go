@@ -83,7 +83,7 @@ func createRows(ours, etcd load.Result, namespaces int) []Row {
 // etcd runs the reference in a process of its own.
 func (s *session) etcd(ctx context.Context, span time.Duration) (load.Result, error) {
 	var result load.Result
-	program, err := findReference()
+	program, err := findProgram(referenceProgram)
 	if err != nil {
 		return result, err
 	}
@@ -103,18 +103,18 @@ func (s *session) etcd(ctx context.Context, span time.Duration) (load.Result, er
 	return result, json.Unmarshal(out, &result)
 }
 
-func findReference() (string, error) {
+func findProgram(name string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
 	}
-	beside := filepath.Join(filepath.Dir(self), referenceProgram)
+	beside := filepath.Join(filepath.Dir(self), name)
 	if _, err := os.Stat(beside); err == nil {
 		return beside, nil
 	}
-	path, err := exec.LookPath(referenceProgram)
+	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("%s, which runs etcd for comparison, is neither beside this program nor in $PATH: `just bench` builds it", referenceProgram)
+		return "", fmt.Errorf("%s, which the bench starts, is neither beside this program nor in $PATH: `just bench` builds it", name)
 	}
 	return path, nil
 }

@@ -37,8 +37,11 @@ type Aim struct {
 	// Ratio is the most that the measured p50 may be, in reference p50s, and Most the most it may be in the row's unit.
 	Ratio float64 `json:"ratio,omitempty"`
 	Most  float64 `json:"most,omitempty"`
-	// Least is the least it may be.
-	Least float64 `json:"least,omitempty"`
+	// Least is the least it may be, and LeastRatio that in reference p50s.
+	Least      float64 `json:"least,omitempty"`
+	LeastRatio float64 `json:"leastRatio,omitempty"`
+	// Tail is the most that the measured p99 may be, in reference p99s.
+	Tail float64 `json:"tail,omitempty"`
 }
 
 // sampleOf sorts values, which must not be empty, and takes the percentiles.
@@ -80,7 +83,9 @@ func (r Row) Ratio() float64 {
 func (r Row) Met() bool {
 	return (r.Aim.Ratio == 0 || r.Ratio() <= r.Aim.Ratio) &&
 		(r.Aim.Most == 0 || r.Measured.P50 <= r.Aim.Most) &&
-		(r.Aim.Least == 0 || r.Measured.P50 >= r.Aim.Least)
+		(r.Aim.Least == 0 || r.Measured.P50 >= r.Aim.Least) &&
+		(r.Aim.LeastRatio == 0 || r.Ratio() >= r.Aim.LeastRatio) &&
+		(r.Aim.Tail == 0 || r.Measured.P99 <= r.Aim.Tail*r.Reference.P99)
 }
 
 // printTable prints all rows and the command that takes each figure alone.
@@ -135,6 +140,12 @@ func (a Aim) text(unit string) string {
 	}
 	if a.Least != 0 {
 		parts = append(parts, fmt.Sprintf("≥ %s %s", number(a.Least), unit))
+	}
+	if a.LeastRatio != 0 {
+		parts = append(parts, fmt.Sprintf("≥ %s×", number(a.LeastRatio)))
+	}
+	if a.Tail != 0 {
+		parts = append(parts, fmt.Sprintf("p99 ≤ %s×", number(a.Tail)))
 	}
 	if len(parts) == 0 {
 		return "–"

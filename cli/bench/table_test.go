@@ -112,6 +112,17 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestAimsInTheReferencesTerms(t *testing.T) {
+	row := Row{Against: "etcd", Measured: Sample{P50: 200, P99: 11}, Reference: Sample{P50: 100, P99: 10}}
+	for aim, met := range map[Aim]bool{
+		{LeastRatio: 2}: true, {LeastRatio: 2.1}: false, {Tail: 1.1}: true, {Tail: 1}: false, {LeastRatio: 2, Tail: 1}: false,
+	} {
+		if row.Aim = aim; row.Met() != met {
+			t.Errorf("%+v met: %v", aim, !met)
+		}
+	}
+}
+
 func TestChoose(t *testing.T) {
 	chosen, err := choose([]string{"loss", "pod"})
 	if err != nil || len(chosen) != 2 || chosen[0].name != "pod" {

@@ -1,5 +1,6 @@
-// Command etcdref is what the bench holds the store against: an etcd of three members, each a process of its own on this machine's loopback,
-// that is loaded with puts. It prints a load.Result as JSON.
+// Command etcdref is what the bench holds the store against: an etcd of one or more members, each a process of its own on this machine's
+// loopback. It is loaded with puts through a client over gRPC and prints a load.Result as JSON; with --serve the first member is this
+// process and leads, the load is made in it without gRPC, and it reads load.Cases and prints load.Answers, as storeref does.
 //
 // It is a program apart, so that the peer's binary does not carry etcd's server.
 package main
@@ -44,6 +45,8 @@ func run(args []string, out io.Writer) error {
 	span := flags.Duration("for", 10*time.Second, "how long to load them")
 	inFlight := flags.Int("in-flight", 32, "puts in flight")
 	size := flags.Int("bytes", 1024, "size of a value")
+	count := flags.Int("members", 3, "how many members")
+	serve := flags.Bool("serve", false, "read cases from the standard input")
 	var member member
 	flags.StringVar(&member.name, "member", "", "run this member instead (used internally)")
 	flags.StringVar(&member.client, "client", "", "the member's URL for clients")
@@ -58,7 +61,10 @@ func run(args []string, out io.Writer) error {
 	if member.name != "" {
 		return member.run(ctx, *dir)
 	}
-	result, err := measure(ctx, *dir, *inFlight, *size, *span)
+	if *serve {
+		return serveCases(ctx, *dir, *count, os.Stdin, out)
+	}
+	result, err := measure(ctx, *dir, *count, *inFlight, *size, *span)
 	if err != nil {
 		return err
 	}
@@ -68,22 +74,9 @@ func run(args []string, out io.Writer) error {
 // member is one etcd.
 type member struct{ name, client, peer, cluster string }
 
-// run serves until ctx ends, with etcd's own defaults: every put is on disk before it is answered.
+// run serves until ctx ends: every put is on disk before it is answered.
 func (m member) run(ctx context.Context, dir string) error {
-	cfg := embed.NewConfig()
-	cfg.Name, cfg.Dir, cfg.InitialCluster = m.name, filepath.Join(dir, m.name), m.cluster
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	clientURL, err := url.Parse(m.client)
-	if err != nil {
-		return err
-	}
-	peerURL, err := url.Parse(m.peer)
-	if err != nil {
-		return err
-	}
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*clientURL}, []url.URL{*clientURL}
-	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*peerURL}, []url.URL{*peerURL}
-	server, err := embed.StartEtcd(cfg)
+	server, err := m.start(dir)
 	if err != nil {
 		return err
 	}
@@ -96,8 +89,37 @@ func (m member) run(ctx context.Context, dir string) error {
 	}
 }
 
-func measure(ctx context.Context, dir string, inFlight, size int, span time.Duration) (result load.Result, err error) {
-	members, err := plan(3)
+// start starts the member in this process, with etcd's own defaults but for the quota, which a long bench would meet.
+func (m member) start(dir string) (*embed.Etcd, error) {
+	cfg := embed.NewConfig()
+	cfg.Name, cfg.Dir, cfg.InitialCluster = m.name, filepath.Join(dir, m.name), m.cluster
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	cfg.QuotaBackendBytes = 16 << 30
+	clientURL, err := url.Parse(m.client)
+	if err != nil {
+		return nil, err
+	}
+	peerURL, err := url.Parse(m.peer)
+	if err != nil {
+		return nil, err
+	}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*clientURL}, []url.URL{*clientURL}
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*peerURL}, []url.URL{*peerURL}
+	return embed.StartEtcd(cfg)
+}
+
+// process is the command that runs the member.
+func (m member) process(ctx context.Context, self, dir string) *exec.Cmd {
+	command := exec.CommandContext(ctx, self, "--dir", dir, "--member", m.name, "--client", m.client, "--peer", m.peer, "--cluster", m.cluster)
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = 5 * time.Second
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	command.Stderr = os.Stderr
+	return command
+}
+
+func measure(ctx context.Context, dir string, count, inFlight, size int, span time.Duration) (result load.Result, err error) {
+	members, err := plan(count)
 	if err != nil {
 		return result, err
 	}
@@ -115,11 +137,7 @@ func measure(ctx context.Context, dir string, inFlight, size int, span time.Dura
 	}()
 	var endpoints []string
 	for _, m := range members {
-		command := exec.CommandContext(ctx, self, "--dir", dir, "--member", m.name, "--client", m.client, "--peer", m.peer, "--cluster", m.cluster)
-		command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
-		command.WaitDelay = 5 * time.Second
-		command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		command.Stderr = os.Stderr
+		command := m.process(ctx, self, dir)
 		if err := command.Start(); err != nil {
 			return result, err
 		}
