@@ -24,7 +24,7 @@ import (
 // data shards, with 100,000 objects of 3 KB, and changes every object once. It tells
 // what a host holds in memory, as a multiple of the objects' own 300 MB, before and
 // after the change and after a restart, and how long the restart takes. SHOAL_PROFILE
-// names a file for a heap profile of the filled hosts.
+// names a file for a heap profile of the restarted hosts.
 func BenchmarkScale(b *testing.B) {
 	const objects, size, shards, hosts = 100_000, 3000, 8, 3
 	network := consensustest.NewNetwork()
@@ -56,9 +56,9 @@ func BenchmarkScale(b *testing.B) {
 	for b.Loop() {
 		writeObjects(b, running[0], objects, size, shards, 1)
 		b.ReportMetric(perHost(), "x-data/host")
-		profileHeap(b)
 		writeObjects(b, running[0], objects, size, shards, 2)
 		b.ReportMetric(perHost(), "x-data/host-changed")
+		reached := revisions(b, running[0], shards)
 		for _, h := range running {
 			shutDown(b, h)
 		}
@@ -68,9 +68,10 @@ func BenchmarkScale(b *testing.B) {
 		for i := range running {
 			running[i] = open(i)
 		}
-		awaitObjects(b, running[:], objects/shards, shards)
+		awaitRevisions(b, running[:], reached)
 		b.ReportMetric(time.Since(begun).Seconds(), "s-restart")
 		b.ReportMetric(perHost(), "x-data/host-restarted")
+		profileHeap(b)
 	}
 	for _, h := range running {
 		shutDown(b, h)
@@ -126,18 +127,32 @@ func writeObjects(b *testing.B, h *consensus.Host, objects, size, shards int, ro
 	}
 }
 
-// awaitObjects waits until every host shows every object.
-func awaitObjects(b *testing.B, hosts []*consensus.Host, perShard, shards int) {
+// revisions are those of the data shards, as a host shows them.
+func revisions(b *testing.B, h *consensus.Host, shards int) []store.Revision {
+	b.Helper()
+	var all []store.Revision
+	for shard := range shards {
+		view, ready := h.Local(uint64(shard + 1))
+		if !ready {
+			b.Fatalf("shard %d is not ready", shard+1)
+		}
+		all = append(all, view.Revision())
+	}
+	return all
+}
+
+// awaitRevisions waits until every host has applied everything up to them.
+func awaitRevisions(b *testing.B, hosts []*consensus.Host, want []store.Revision) {
 	b.Helper()
 	deadline := time.Now().Add(2 * time.Minute)
 	for _, h := range hosts {
-		for shard := 1; shard <= shards; shard++ {
+		for i, rev := range want {
 			for {
-				if view, ready := h.Local(uint64(shard)); ready && view.Len() >= perShard {
+				if view, ready := h.Local(uint64(i + 1)); ready && view.Revision() >= rev {
 					break
 				}
 				if time.Now().After(deadline) {
-					b.Fatalf("shard %d is not back after two minutes", shard)
+					b.Fatalf("shard %d is not back after two minutes", i+1)
 				}
 				time.Sleep(5 * time.Millisecond)
 			}

@@ -47,8 +47,9 @@ type history struct {
 	bytes   int64
 	floor   Revision
 	// dropped counts the records that were cut off since the array was made and
-	// that it still keeps alive.
-	dropped int
+	// that it still keeps alive, droppedBytes what they keep.
+	dropped      int
+	droppedBytes int64
 }
 
 func (h *history) add(r record) {
@@ -61,7 +62,9 @@ func (h *history) trim(l Limits, last Revision) {
 	oldest := last.millis() - l.Age.Milliseconds()
 	n := 0
 	for n < len(h.records) && (h.bytes > l.Bytes || h.records[n].revision.millis() < oldest) {
-		h.bytes -= h.records[n].size()
+		size := h.records[n].size()
+		h.bytes -= size
+		h.droppedBytes += size
 		h.floor = h.records[n].revision
 		n++
 	}
@@ -69,9 +72,11 @@ func (h *history) trim(l Limits, last Revision) {
 		return
 	}
 	h.records = h.records[n:]
-	if h.dropped += n; h.dropped > len(h.records)+1024 {
+	// The array is older Views' too and cannot be cleared: a new one lets the dropped
+	// versions go. A record is small beside its version, so that is done often.
+	if h.dropped += n; h.dropped > len(h.records)+1024 || h.droppedBytes > l.Bytes/8 {
 		h.records = append(make([]record, 0, len(h.records)+len(h.records)/4+16), h.records...)
-		h.dropped = 0
+		h.dropped, h.droppedBytes = 0, 0
 	}
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -312,6 +314,29 @@ func TestHistoryIsBoundedByBytes(t *testing.T) {
 	if _, err := v.At(v.Revision()+1, Range{}); !errors.Is(err, ErrFuture) {
 		t.Errorf("state of tomorrow: %v", err)
 	}
+}
+
+// What fell out of the history is not kept alive by its array.
+func TestForgottenVersionsAreFreed(t *testing.T) {
+	const limit, size = 1 << 20, 64 << 10
+	s := New(0, Limits{Bytes: limit, Age: time.Hour})
+	var freed atomic.Int64
+	const writes = 200
+	for i := range writes {
+		value := bytes.Repeat([]byte{byte(i)}, size)
+		runtime.AddCleanup(&value[0], func(int) { freed.Add(1) }, 0)
+		s.Apply(Transaction{Ops: []Op{{Key: "k", Value: value}}})
+		s.View()
+	}
+	const kept = (limit + limit/8) / size
+	deadline := time.Now().Add(10 * time.Second)
+	for freed.Load() < writes-kept-2 {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d versions were freed; the history holds %d", freed.Load(), writes, kept)
+		}
+		runtime.GC()
+	}
+	runtime.KeepAlive(s)
 }
 
 func TestHistoryIsBoundedByAge(t *testing.T) {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -114,6 +115,9 @@ func (b *builder) basics() error {
 	}
 	b.generic.APIServerID = b.config.PeerName
 	b.generic.EnableProfiling = false
+	b.generic.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(longLists{api}, c)
+	}
 	b.generic.StorageObjectCountTracker = nil
 	b.generic.DisabledPostStartHooks.Insert(disabledHooks...)
 	b.generic.LongRunningFunc = filters.BasicLongRunningRequestCheck(
