@@ -210,7 +210,7 @@ func (h *Host) listAt(ctx context.Context, peer string, shard uint64, opts ListO
 			res.KVs = append(res.KVs, kvs...)
 		}
 		if a.Last {
-			res.More, res.Count, res.Revision = a.More, a.Count, a.At
+			res.More, res.Count, res.Revision, res.Whole = a.More, a.Count, a.At, a.Whole
 			return res, nil
 		}
 	}

@@ -193,7 +193,7 @@ func (s *storeServer) list(c *call, stream grpc.ServerStream) error {
 		}
 		kvs = kvs[n:]
 	}
-	return stream.SendMsg(&answer{Last: true, More: res.More, Count: res.Count, At: res.Revision})
+	return stream.SendMsg(&answer{Last: true, More: res.More, Count: res.Count, At: res.Revision, Whole: res.Whole})
 }
 
 func (s *storeServer) watch(c *call, stream grpc.ServerStream) error {

@@ -146,9 +146,10 @@ func TestMarksComeWhenAskedFor(t *testing.T) {
 	if events, err := s.next(context.Background()); err != nil || len(events) != 1 || events[0].Revision != at {
 		t.Fatalf("at once: %v, %v", events, err)
 	}
-	s.want(at + 5*store.Tick)
-	s.want(at + 2*store.Tick)
-	for _, want := range []store.Revision{at + 2*store.Tick, at + 5*store.Tick} {
+	const step = 2 * store.Tick // from one transaction to the next
+	s.want(at + 5*step)
+	s.want(at + 2*step)
+	for _, want := range []store.Revision{at + 2*step, at + 5*step} {
 		s.drain()
 		for a.store.View().Revision() < want {
 			if s.drain() {
@@ -180,12 +181,13 @@ func TestAWatchFromTheFutureWaitsForIt(t *testing.T) {
 	a := newApplier(store.Limits{})
 	a.put("k")
 	now := a.store.View().Revision()
-	s := subscribe(t, a.hub, WatchOptions{After: now + 2*store.Tick, Progress: true})
+	const step = 2 * store.Tick // from one transaction to the next
+	s := subscribe(t, a.hub, WatchOptions{After: now + 2*step, Progress: true})
 	a.put("k")
 	a.put("k")
 	a.put("k")
 	events, err := s.next(context.Background())
-	if err != nil || len(events) != 2 || events[0].Revision != now+3*store.Tick || !events[1].Progress {
+	if err != nil || len(events) != 2 || events[0].Revision != now+3*step || !events[1].Progress {
 		t.Errorf("%+v, %v", events, err)
 	}
 }

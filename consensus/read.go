@@ -77,12 +77,14 @@ func (h *Host) viewHere(ctx context.Context, r *replica, level ReadLevel) (store
 }
 
 func listView(view store.View, opts ListOptions) (ListResult, error) {
+	whole := view.Whole(opts.At)
 	r := store.Range{Prefix: opts.Prefix, Start: opts.Start, End: opts.End, Reverse: opts.Reverse}
 	view, err := view.At(opts.At, r)
 	if err != nil {
 		return ListResult{}, err
 	}
 	res := ListResult{Revision: view.Revision(), Count: int64(view.Count(r))}
+	res.Whole = max(res.Revision, whole)
 	if opts.CountOnly || res.Count == 0 {
 		return res, nil
 	}

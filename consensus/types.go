@@ -38,6 +38,9 @@ type ListResult struct {
 	Count int64
 	// Revision is the shard's revision that the list shows: At if that was given.
 	Revision store.Revision
+	// Whole is Revision, unless At lies among the changes of one transaction, of which
+	// the list then shows a part: it is the revision of that transaction's last change.
+	Whole store.Revision
 }
 
 // WatchOptions selects the events of a watch.

@@ -74,6 +74,8 @@ type answer struct {
 	Status  *ShardStatus `cbor:"10,keyasint,omitempty"`
 	Members *membership  `cbor:"11,keyasint,omitempty"`
 	Copy    *Copy        `cbor:"12,keyasint,omitempty"`
+	// Whole is a List's.
+	Whole store.Revision `cbor:"13,keyasint,omitempty"`
 }
 
 // failure carries an error to another peer.

@@ -79,6 +79,9 @@ func (s *Store) Apply(tx Transaction) (Result, []Event) {
 	}
 	res := Result{OK: true}
 	var events []Event
+	// Within a transaction changes are one tick apart, to the one before it at least two: so the revisions alone tell which changes
+	// belong together, see View.Whole.
+	first := max(stamp, s.last+2*Tick)
 	if len(tx.Ops) > 0 {
 		res.Revisions = make([]Revision, len(tx.Ops))
 		events = make([]Event, 0, len(tx.Ops))
@@ -86,7 +89,7 @@ func (s *Store) Apply(tx Transaction) (Result, []Event) {
 	for i, op := range tx.Ops {
 		var ev Event
 		var changed bool
-		if res.Revisions[i], ev, changed = s.applyOp(op, stamp); changed {
+		if res.Revisions[i], ev, changed = s.applyOp(op, first); changed {
 			events = append(events, ev)
 		}
 	}
@@ -118,8 +121,9 @@ func (s *Store) failed(conditions []Condition) []KV {
 	return failed
 }
 
-// applyOp returns the key's Mod after the op, and the event if it changed anything.
-func (s *Store) applyOp(op Op, stamp Revision) (Revision, Event, bool) {
+// applyOp gives a change the next revision, and least at the lowest. It returns the
+// key's Mod after the op, and the event if it changed anything.
+func (s *Store) applyOp(op Op, least Revision) (Revision, Event, bool) {
 	prev, had := s.keys.Get(op.Key)
 	if op.Delete && !had {
 		return 0, Event{}, false
@@ -130,7 +134,7 @@ func (s *Store) applyOp(op Op, stamp Revision) (Revision, Event, bool) {
 	if !op.Delete && had && prev.Expires == op.Expires && bytes.Equal(prev.Value, op.Value) {
 		return prev.Mod, Event{}, false
 	}
-	rev := max(s.last+Tick, stamp).onShard(s.shard)
+	rev := max(s.last+Tick, least).onShard(s.shard)
 	s.last = rev
 	if had && prev.Expires != 0 {
 		s.expiry.Delete(expiryKey(prev))

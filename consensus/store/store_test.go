@@ -24,12 +24,23 @@ type model struct {
 	now    map[string]KV
 	states []modelState
 	events []Event
+	ends   []Revision // of the events' transactions
 	done   map[RequestID]Result
 }
 
 type modelState struct {
 	at   Revision
 	keys map[string]KV
+}
+
+// whole is the end of the transaction that a revision cuts, or the revision.
+func (m *model) whole(rev, newest Revision) Revision {
+	for i := 1; i < len(m.events); i++ {
+		if m.events[i-1].Revision <= rev && rev < m.events[i].Revision && m.ends[i-1] == m.ends[i] && m.ends[i] <= newest {
+			return m.ends[i]
+		}
+	}
+	return rev
 }
 
 func newModel(shard uint64) *model {
@@ -63,8 +74,12 @@ func (m *model) apply(tx Transaction) Result {
 		return Result{Revision: m.last, Failed: failed}
 	}
 	res := Result{OK: true}
+	first, begun := max(tx.Stamp, m.last+512), len(m.events)
 	for _, op := range tx.Ops {
-		res.Revisions = append(res.Revisions, m.applyOp(op, tx.Stamp))
+		res.Revisions = append(res.Revisions, m.applyOp(op, first))
+	}
+	for range m.events[begun:] {
+		m.ends = append(m.ends, m.last)
 	}
 	m.last = max(m.last, m.lift(tx.Stamp))
 	res.Revision = m.last
@@ -202,6 +217,9 @@ func checkView(t *rapid.T, v View, m *model) {
 		Reverse: rapid.Bool().Draw(t, "reverse"),
 	}
 	checkRange(t, v, m, at, r)
+	if got, want := v.Whole(at), m.whole(at, v.Revision()); got != want {
+		t.Fatalf("the transaction at %d ends at %d, not %d", at, want, got)
+	}
 	checkEvents(t, v, m, at, r.Prefix)
 	checkDue(t, v, m)
 }

@@ -94,6 +94,25 @@ func (v View) At(rev Revision, r Range) (View, error) {
 	return View{&old}, nil
 }
 
+// Whole is the lowest revision at or above rev whose state shows every transaction
+// in full or not at all: rev itself, unless it lies among the changes of one. Of a
+// revision that the history does not reach back to it says rev.
+func (v View) Whole(rev Revision) Revision {
+	later := after(v.s.history, rev)
+	i := len(v.s.history) - len(later)
+	if i == 0 {
+		return rev
+	}
+	last := v.s.history[i-1].revision
+	for _, rec := range later {
+		if rec.revision != last+Tick {
+			break
+		}
+		last = rec.revision
+	}
+	return max(rev, last)
+}
+
 func (r Range) contains(key string) bool {
 	return strings.HasPrefix(key, r.Prefix) && key >= r.Start && (r.End == "" || key < r.End)
 }

@@ -254,7 +254,8 @@ func (g *group) operation(prefix string, op *Operation) {
 	}
 	switch {
 	case op.Kind == List:
-		// One at "any" may come from a replica that lags behind, but its revision had been passed all the same.
+		// One at "any" may come from a replica that lags behind, but its revision had been passed all the same. One that answers with the
+		// very revision that it was asked for has shown none of its own.
 		at := floor{op.Return, op.ListRevision}
 		if strings.HasPrefix(prefix, op.Key) {
 			g.passed = append(g.passed, at)
@@ -262,7 +263,7 @@ func (g *group) operation(prefix string, op *Operation) {
 				g.final = max(g.final, op.ListRevision)
 			}
 		}
-		if strings.HasPrefix(op.Key, prefix) {
+		if strings.HasPrefix(op.Key, prefix) && op.ListRevision != op.Revision {
 			g.shown = append(g.shown, at)
 		}
 	case op.writes() && op.Object != nil && strings.HasPrefix(op.Key, prefix):

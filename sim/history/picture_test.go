@@ -2,6 +2,7 @@ package history
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ func TestPictures(t *testing.T) {
 		if err := Draw(&out, h, []Violation{v}); err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{"<svg", "client 1", `class="minority"`, "kill: peer-&lt;1&gt;", `class="violation"`, `class="blamed"`, `class="watch"`, "it is &#34;wrong&#34;"} {
+		for _, want := range []string{"<svg", fmt.Sprintf("client %d<", h.Operations[0].Client), `class="minority"`, "kill: peer-&lt;1&gt;", `class="violation"`, `class="blamed"`, `class="watch"`, "it is &#34;wrong&#34;"} {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("no %s in the picture", want)
 			}

@@ -30,7 +30,7 @@ type world struct {
 // drawHistory is a history of a store that keeps all promises.
 func drawHistory(t *rapid.T) *History {
 	w := &world{t: t, h: &History{Meta: Meta{Seed: 1}}, revision: began, now: time.Second}
-	for range rapid.IntRange(10, 60).Draw(t, "operations") {
+	for range rapid.IntRange(20, 60).Draw(t, "operations") {
 		w.now += beat
 		w.operation()
 	}

@@ -6,6 +6,7 @@ import (
 	"reflect"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/conversion"
@@ -173,19 +174,59 @@ type rangeReader struct {
 	begun bool
 }
 
+// manyCuts is how often in a row a list may meet a transaction that was committed
+// while it chose its revision. Each time is unlikely.
+const manyCuts = 20
+
+// first reads the first page, at a revision that cuts no transaction in two unless
+// the caller named it: one whose changes lie on both sides was committed after the
+// revision was chosen and before its shard was closed. The list then moves to its end.
+func (r *rangeReader) first(ctx context.Context) ([]consensus.ListResult, error) {
+	for range manyCuts {
+		results, err := r.pages(ctx)
+		if err != nil || r.snap.loose || r.snap.rev == 0 || r.want.exact != 0 {
+			return results, err
+		}
+		whole := r.snap.rev
+		for _, result := range results {
+			if result.Whole > result.Revision {
+				whole = max(whole, result.Whole)
+			}
+		}
+		if whole == r.snap.rev {
+			return results, nil
+		}
+		if err := r.s.closeAll(ctx, r.snap.shards, whole); err != nil {
+			return nil, err
+		}
+		r.snap.rev = whole
+	}
+	return nil, apierrors.NewServiceUnavailable("too many transactions were committed to list between them; try again")
+}
+
+// pages reads a page from every shard.
+func (r *rangeReader) pages(ctx context.Context) ([]consensus.ListResult, error) {
+	results := make([]consensus.ListResult, len(r.snap.shards))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, shard := range r.snap.shards {
+		group.Go(func() (err error) {
+			results[i], err = r.read(ctx, shard)
+			return err
+		})
+	}
+	return results, group.Wait()
+}
+
 // next reads the next page. Every shard is asked for a whole page, because all of it
 // may come from one of them; what lies beyond the last key that is certain to be in
 // order is read again with the following page.
 func (r *rangeReader) next(ctx context.Context) ([]store.KV, error) {
-	results := make([]consensus.ListResult, len(r.snap.shards))
-	group, gctx := errgroup.WithContext(ctx)
-	for i, shard := range r.snap.shards {
-		group.Go(func() (err error) {
-			results[i], err = r.read(gctx, shard)
-			return err
-		})
+	read := r.pages
+	if !r.begun {
+		read = r.first
 	}
-	if err := group.Wait(); err != nil {
+	results, err := read(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if r.snap.rev == 0 {

@@ -177,9 +177,11 @@ func (w *watcher) run(b begun) {
 func (w *watcher) deliver(b begun) error {
 	w.frontier, w.bookmarked = b.snap.rev, b.snap.rev
 	if w.wantInitial {
-		if err := w.initial(b.snap); err != nil {
+		rev, err := w.initial(b.snap)
+		if err != nil {
 			return err
 		}
+		b.snap.rev, w.frontier, w.bookmarked = rev, rev, rev
 		utilflowcontrol.WatchInitialized(w.ctx)
 		cursor, err := w.s.openCursor(w.ctx, b.shards, w.key, b.snap.rev)
 		if err != nil {
@@ -271,8 +273,9 @@ func (w *watcher) sendBookmark(rev store.Revision, initialEnd bool) error {
 	return nil
 }
 
-// initial delivers the objects that exist at the snapshot.
-func (w *watcher) initial(snap snapshot) error {
+// initial delivers the objects that exist at the snapshot, and says at which revision
+// that came to be.
+func (w *watcher) initial(snap snapshot) (store.Revision, error) {
 	reader := &rangeReader{s: w.s, snap: snap, want: wanted{newest: true}, prefix: w.key, page: firstPage}
 	if !w.recursive {
 		reader.end = w.key + "\x00"
@@ -280,15 +283,15 @@ func (w *watcher) initial(snap snapshot) error {
 	for {
 		kvs, err := reader.next(w.ctx)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		for i, kv := range kvs {
 			event, err := w.transform(store.Event{Revision: kv.Mod, Key: kv.Key, Value: kv.Value})
 			if err != nil {
-				return err
+				return 0, err
 			}
 			if event != nil && !w.send(*event) {
-				return nil
+				return reader.snap.rev, nil
 			}
 			kvs[i] = store.KV{}
 		}
@@ -297,9 +300,9 @@ func (w *watcher) initial(snap snapshot) error {
 		}
 	}
 	if w.wantInitialEnd {
-		return w.sendBookmark(snap.rev, true)
+		return reader.snap.rev, w.sendBookmark(reader.snap.rev, true)
 	}
-	return nil
+	return reader.snap.rev, nil
 }
 
 // forward delivers a batch of the stream.
