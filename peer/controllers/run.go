@@ -48,7 +48,7 @@ type Config struct {
 	ServiceAccountKey crypto.Signer
 	// SigningCA returns the CA that signs approved certificate requests.
 	SigningCA func() (*x509.Certificate, crypto.Signer, error)
-	// Workloads also runs upstream's controllers of DaemonSets, CronJobs and disruption budgets.
+	// Workloads also runs upstream's controllers of CronJobs and disruption budgets.
 	Workloads bool
 
 	// Logger defaults to slog.Default().

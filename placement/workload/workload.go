@@ -42,6 +42,10 @@ func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
 		if set, ok := v.StatefulSets.Get(ref.Namespace, ref.Name); ok {
 			return PlanStatefulSet(v, set, now)
 		}
+	case placement.KindDaemonSet:
+		if set, ok := v.DaemonSets.Get(ref.Namespace, ref.Name); ok {
+			return PlanDaemonSet(v, set, now)
+		}
 	case placement.KindJob:
 		return planJobRef(v, ref.NamespacedName, now)
 	}
@@ -51,6 +55,7 @@ func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
 var (
 	deploymentKind  = appsv1.SchemeGroupVersion.WithKind("Deployment")
 	replicaSetKind  = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+	daemonSetKind   = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
 	jobKind         = batchv1.SchemeGroupVersion.WithKind("Job")
 	statefulSetKind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 	replicationKind = corev1.SchemeGroupVersion.WithKind("ReplicationController")
