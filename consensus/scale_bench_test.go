@@ -64,6 +64,8 @@ func BenchmarkScale(b *testing.B) {
 		}
 		running = [hosts]*consensus.Host{}
 		debug.FreeOSMemory()
+		b.ReportMetric(perHost(), "x-data/host-closed")
+		empty = live() // what closed hosts leave behind a new process would not have
 		begun := time.Now()
 		for i := range running {
 			running[i] = open(i)

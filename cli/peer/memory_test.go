@@ -29,3 +29,17 @@ func TestLoadIsIdleOnlyAfterAWhile(t *testing.T) {
 		t.Fatal("not busy at once")
 	}
 }
+
+func TestLargeHeapsKeepLittleGarbage(t *testing.T) {
+	for _, c := range []struct {
+		idle  bool
+		alive uint64
+		want  int
+	}{
+		{false, 0, 100}, {false, 50 << 20, 100}, {false, 192 << 20, 50}, {false, 1 << 30, 25}, {true, 50 << 20, 25}, {true, 1 << 30, 25},
+	} {
+		if got := percent(c.idle, c.alive); got != c.want {
+			t.Errorf("idle %v with %d MiB alive: %d, want %d", c.idle, c.alive>>20, got, c.want)
+		}
+	}
+}
