@@ -89,3 +89,24 @@ func EncodedCall(shard uint64, command []byte) ([]byte, error) {
 	}
 	return codec.Marshal(&call{Verb: verbPropose, Shard: shard, Key: "k", Command: command, List: &ListOptions{Prefix: "k"}, Watch: &WatchOptions{Prefix: "k"}})
 }
+
+// ProposeBrokenChange puts a change of membership into a shard's log that cannot be decoded. dragonboat panics over it without a word to
+// its logger.
+func ProposeBrokenChange(ctx context.Context, h *Host, shard uint64, peer string, replica uint64) error {
+	r, ok := h.replica(shard)
+	if !ok {
+		return fmt.Errorf("no replica of shard %d", shard)
+	}
+	info, _ := h.leaders.get(shard)
+	conn, err := h.cfg.Dial(ctx, peer, ServiceRaft)
+	if err != nil {
+		return err
+	}
+	c := &raftConn{conn: conn, log: h.cfg.Logger}
+	defer c.Close()
+	return c.SendMessageBatch(raftpb.MessageBatch{
+		DeploymentId: h.nh.NodeHostConfig().DeploymentID, BinVer: raftio.TransportBinVersion, SourceAddress: h.cfg.PeerID,
+		Requests: []raftpb.Message{{Type: raftpb.Propose, ShardID: shard, From: r.id, To: replica, Term: info.Term,
+			Entries: []raftpb.Entry{{Type: raftpb.ConfigChangeEntry, Cmd: []byte{0xff, 0xff, 0xff}}}}},
+	})
+}

@@ -34,7 +34,10 @@ func TestAFullDiskEndsTheHostInOrder(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- c.command.Wait() }()
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err == nil {
+			t.Error("it ended as if nothing had happened")
+		}
 	case <-time.After(patience):
 		t.Fatalf("the host goes on after %d writes:\n%s", acknowledged, c.errors)
 	}

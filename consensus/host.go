@@ -48,6 +48,7 @@ type Host struct {
 	// failed is what the host cannot go on after; contained are replicas that are
 	// being stopped for a fault of their own.
 	failed    *ending
+	crashes   *crashLog
 	contained map[replicaKey]bool
 }
 
@@ -69,6 +70,10 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		return nil, err
 	}
 	setRaftLogger(cfg.Logger)
+	crashes, err := takeCrash(cfg, disk)
+	if err != nil {
+		return nil, err
+	}
 	h := &Host{
 		cfg: cfg, disk: disk,
 		leaders:    leaders{shards: map[uint64]*leaderState{}},
@@ -78,6 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		trouble:    map[uint64]string{},
 		hearings:   map[uint64]hearing{},
 		failed:     newEnding(),
+		crashes:    crashes,
 		contained:  map[replicaKey]bool{},
 	}
 	h.clock.wall, h.clock.offset = cfg.Now, cfg.Offset
@@ -252,6 +258,9 @@ func (h *Host) stop() {
 	h.nh.Close()
 	h.loops.Wait()
 	faulty.close(h)
+	if err := h.crashes.close(); err != nil {
+		h.cfg.Logger.Debug("close the crash log", "err", err)
+	}
 }
 
 // HandOver transfers leaderships until none is left, there is nobody to take them,

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/logger"
 )
 
@@ -90,7 +91,7 @@ var faulty = &attribution{replicas: map[uintptr]owner{}, hosts: map[*Host]bool{}
 type attribution struct {
 	mu    sync.Mutex
 	hosts map[*Host]bool
-	// replicas are known by the address of dragonboat's object for them, which stands
+	// replicas are known by the addresses of dragonboat's objects for them, which stand
 	// in the stack of a goroutine that works for one.
 	replicas map[uintptr]owner
 }
@@ -117,20 +118,13 @@ func (a *attribution) close(h *Host) {
 	}
 }
 
-// started remembers a replica's object.
+// started remembers a replica's objects.
 func (a *attribution) started(h *Host, key replicaKey) {
 	user, err := h.nh.GetNodeUser(key.shard)
 	if err != nil {
 		return
 	}
-	v := reflect.Indirect(reflect.ValueOf(user))
-	if v.Kind() != reflect.Struct {
-		return
-	}
-	node := v.FieldByName("node")
-	if !node.IsValid() || node.Kind() != reflect.Pointer {
-		return
-	}
+	addresses := objectsOf(user)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for address, o := range a.replicas {
@@ -138,12 +132,36 @@ func (a *attribution) started(h *Host, key replicaKey) {
 			delete(a.replicas, address)
 		}
 	}
-	a.replicas[node.Pointer()] = owner{h, key}
+	for _, address := range addresses {
+		a.replicas[address] = owner{h, key}
+	}
+	if err := h.crashes.started(addresses, key); err != nil {
+		h.cfg.Logger.Warn("a crash could not be told from others", "shard", key.shard, "err", err)
+	}
+}
+
+// objectsOf lists the addresses of the objects whose methods work for one replica alone: dragonboat's node, its state machine, its raft
+// and the log of that. They are fields of one another; what is not there is left out, and then fewer faults find their replica.
+func objectsOf(user dragonboat.INodeUser) (addresses []uintptr) {
+	follow := func(v reflect.Value, names ...string) {
+		for _, name := range names {
+			if v = reflect.Indirect(v); v.Kind() != reflect.Struct {
+				return
+			}
+			if v = v.FieldByName(name); !v.IsValid() || v.Kind() != reflect.Pointer || v.IsNil() {
+				return
+			}
+			addresses = append(addresses, v.Pointer())
+		}
+	}
+	follow(reflect.ValueOf(user), "node", "sm")
+	follow(reflect.ValueOf(user), "node", "p", "raft", "log")
+	return addresses
 }
 
 var (
-	// receivers are dragonboat's objects for replicas in a stack: "(*node).stepNode(0xc000…".
-	receivers = regexp.MustCompile(`dragonboat/v4\.\(\*node\)\.\w+\(0x([0-9a-f]+)`)
+	// receivers are dragonboat's objects in a stack: "(*node).stepNode(0xc000…".
+	receivers = regexp.MustCompile(`dragonboat/v4[\w./]*\.\(\*\w+\)\.\w+\(0x([0-9a-f]+)`)
 	// describedIn is how dragonboat names a replica in its texts.
 	describedIn = regexp.MustCompile(`\[(\d{5,}):(\d{5,})\]`)
 )

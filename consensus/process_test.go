@@ -125,6 +125,8 @@ func (p *hostProcess) do(ctx context.Context, h *consensus.Host, o order, r *rep
 		return consensustest.Assign(ctx, h, o.Shard, voters(o.Peers...))
 	case "heartbeat":
 		return consensus.SendBrokenHeartbeat(ctx, h, o.Shard, o.Peer, o.Replica)
+	case "broken change":
+		return consensus.ProposeBrokenChange(ctx, h, o.Shard, o.Peer, o.Replica)
 	case "status":
 		r.Status, r.Faults = h.Status(), consensus.Faults(h)
 		return nil
@@ -379,5 +381,31 @@ func TestARaftPanicCostsOneShardsReplica(t *testing.T) {
 	}
 	if s := c.shard(t, 1); s.Quarantine != "" {
 		t.Errorf("still quarantined: %s", s.Quarantine)
+	}
+}
+
+// TestAPlainPanicIsCountedToo puts an entry into a shard's log over which dragonboat panics plainly, at each start anew: the runtime ends
+// the process each time, and the next one knows whose fault that was, until the replica is quarantined and the host serves the others.
+func TestAPlainPanicIsCountedToo(t *testing.T) {
+	c := &child{hostProcess: hostProcess{Peer: "a", Dir: t.TempDir(), Peers: freeAddresses(t, "a")}}
+	c.start(t)
+	c.must(t, order{Verb: "found"})
+	for _, shard := range []uint64{1, 2} {
+		c.must(t, order{Verb: "put", Shard: shard, Key: "k", Value: "v"})
+	}
+	c.must(t, order{Verb: "broken change", Shard: 1, Peer: "a", Replica: 1})
+	for round := range consensus.FaultLimit {
+		err := c.command.Wait()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || !strings.Contains(c.errors.String(), "goroutine ") {
+			t.Fatalf("round %d: %v\n%s", round, err, c.errors)
+		}
+		c.start(t)
+	}
+	if got := c.must(t, order{Verb: "get", Shard: 2, Key: "k"}); got.Value != "v" {
+		t.Errorf("shard 2 has %q", got.Value)
+	}
+	if s := c.shard(t, 1); s.Local || !strings.Contains(s.Quarantine, "panic") {
+		t.Errorf("shard 1 is %+v, after %+v\n%s", s, c.must(t, order{Verb: "status"}).Faults, c.errors)
 	}
 }

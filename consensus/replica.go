@@ -81,6 +81,9 @@ func (h *Host) startReplica(d diskReplica) error {
 	}
 	// A replica that raft's log knows starts without members. One it does not know
 	// joins its group, or, if it came from an interrupted founding, founds it.
+	if err := h.crashes.starting(replicaKey{d.Shard, d.Replica}); err != nil {
+		return fmt.Errorf("start replica %d of shard %d: %w", d.Replica, d.Shard, err)
+	}
 	err = guarded(func() error {
 		var members map[uint64]dragonboat.Target
 		fresh := !h.nh.HasNodeInfo(d.Shard, d.Replica)
