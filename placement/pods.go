@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/component-helpers/resource"
 )
 
 // Pod is a pod with what placing it needs, worked out once.
@@ -27,11 +26,10 @@ type Pod struct {
 
 // NewPod works out what placing the pod needs.
 func NewPod(o *corev1.Pod) *Pod {
-	p := &Pod{Object: o, Requests: Requests(o), Ports: hostPorts(o), Affinity: podAffinity(o)}
-	p.ScoredMilliCPU, p.ScoredMemory = scoredRequests(o, false)
-	p.HeldMilliCPU, p.HeldMemory = p.ScoredMilliCPU, p.ScoredMemory
-	if resource.IsPodLevelRequestsSet(o) {
-		p.HeldMilliCPU, p.HeldMemory = scoredRequests(o, true)
+	d := demandOf(o)
+	p := &Pod{
+		Object: o, Requests: d.requests, Ports: hostPorts(o), Affinity: podAffinity(o),
+		ScoredMilliCPU: d.scoredMilliCPU, ScoredMemory: d.scoredMemory, HeldMilliCPU: d.heldMilliCPU, HeldMemory: d.heldMemory,
 	}
 	return p
 }

@@ -64,13 +64,10 @@ func (r Resources) IsZero() bool {
 func ResourcesOf(list corev1.ResourceList) Resources {
 	var r Resources
 	for name, quantity := range list {
-		amount := min(max(quantity.Value(), 0), ceiling)
+		amount := units(quantity)
 		switch name {
 		case corev1.ResourceCPU:
-			r.MilliCPU = ceiling
-			if amount < ceiling/1000 { // MilliValue of more may wrap around
-				r.MilliCPU = max(quantity.MilliValue(), 0)
-			}
+			r.MilliCPU = milli(quantity)
 		case corev1.ResourceMemory:
 			r.Memory = amount
 		case corev1.ResourceEphemeralStorage:
@@ -88,6 +85,76 @@ func ResourcesOf(list corev1.ResourceList) Resources {
 		}
 	}
 	return r
+}
+
+// demand is what a pod takes and what scores see of it; see Pod.
+type demand struct {
+	requests                     Resources
+	scoredMilliCPU, scoredMemory int64
+	heldMilliCPU, heldMemory     int64
+}
+
+// demandOf works out a pod's demand. Most pods are plain, and for them it is a sum.
+func demandOf(pod *corev1.Pod) demand {
+	if d, ok := plainDemand(pod); ok {
+		return d
+	}
+	d := demand{requests: Requests(pod)}
+	d.scoredMilliCPU, d.scoredMemory = scoredRequests(pod, false)
+	d.heldMilliCPU, d.heldMemory = d.scoredMilliCPU, d.scoredMemory
+	if resource.IsPodLevelRequestsSet(pod) {
+		d.heldMilliCPU, d.heldMemory = scoredRequests(pod, true)
+	}
+	return d
+}
+
+// plainDemand is demandOf for a pod whose demand is the sum over its containers: without init
+// containers, overhead, pod-level requests, and resizing in place. It reports false for others.
+func plainDemand(pod *corev1.Pod) (d demand, ok bool) {
+	if len(pod.Spec.InitContainers) > 0 || len(pod.Spec.Overhead) > 0 || pod.Spec.Resources != nil {
+		return d, false
+	}
+	for i := range pod.Status.ContainerStatuses {
+		if status := &pod.Status.ContainerStatuses[i]; status.Resources != nil || len(status.AllocatedResources) > 0 {
+			return d, false
+		}
+	}
+	var cpu, memory, scoredCPU, scoredMemory apiresource.Quantity
+	for i := range pod.Spec.Containers {
+		requests := pod.Spec.Containers[i].Resources.Requests
+		for name := range requests {
+			if name != corev1.ResourceCPU && name != corev1.ResourceMemory {
+				return d, false
+			}
+		}
+		addOr(&cpu, &scoredCPU, requests, corev1.ResourceCPU, assumedCPU)
+		addOr(&memory, &scoredMemory, requests, corev1.ResourceMemory, assumedMemory)
+	}
+	d.requests = Resources{MilliCPU: milli(cpu), Memory: units(memory), Pods: 1}
+	d.scoredMilliCPU, d.scoredMemory = milli(scoredCPU), units(scoredMemory)
+	d.heldMilliCPU, d.heldMemory = d.scoredMilliCPU, d.scoredMemory
+	return d, true
+}
+
+func addOr(sum, scored *apiresource.Quantity, requests corev1.ResourceList, name corev1.ResourceName, assumed apiresource.Quantity) {
+	amount, ok := requests[name]
+	if ok {
+		sum.Add(amount)
+		scored.Add(amount)
+		return
+	}
+	scored.Add(assumed)
+}
+
+// units is a quantity's amount: negative ones count as zero, absurd ones as 2^53.
+func units(q apiresource.Quantity) int64 { return min(max(q.Value(), 0), ceiling) }
+
+// milli is units in thousandths.
+func milli(q apiresource.Quantity) int64 {
+	if units(q) >= ceiling/1000 { // MilliValue of more may wrap around
+		return ceiling
+	}
+	return max(q.MilliValue(), 0)
 }
 
 // Requests is what a pod takes from its node: containers, init and sidecar containers, pod-level

@@ -29,6 +29,10 @@ type batch struct {
 	claims     claimBook
 	budgets    *budgetBook // nil until somebody looks for victims
 	doomed     map[types.UID]bool
+	bearings   map[string]string
+	// labelsMatter tells that pods of this batch, or pods nominated to nodes, have inter-pod
+	// affinity, so that any label may come to matter.
+	labelsMatter bool
 	// oneByOne turns off grouping: every decision looks at every node. Tests compare the two.
 	oneByOne bool
 }
@@ -50,12 +54,17 @@ type step struct {
 	slot int
 }
 
-func newBatch(v *placement.View, now time.Time) *batch {
+// newBatch starts a batch that will decide the given pods, and no others.
+func newBatch(v *placement.View, queue []*placement.Pod, now time.Time) *batch {
 	slots := v.Slots()
 	b := &batch{
 		view: v, now: now, nodes: make([]node, len(slots)),
 		classes: map[string]*class{}, topologies: map[string]*topology{},
 		nominated: map[int][]*placement.Pod{}, nominee: map[types.UID]int{}, doomed: map[types.UID]bool{},
+		bearings: map[string]string{},
+	}
+	for _, p := range queue {
+		b.labelsMatter = b.labelsMatter || p.Affinity != nil
 	}
 	for i, n := range slots {
 		b.nodes[i] = node{Node: n, requested: n.Requested, scoredMilliCPU: n.ScoredMilliCPU, scoredMemory: n.ScoredMemory}
@@ -64,6 +73,7 @@ func newBatch(v *placement.View, now time.Time) *batch {
 		if n, ok := v.Node(p.Object.Status.NominatedNodeName); ok && n.Slot() >= 0 {
 			b.nominated[n.Slot()] = append(b.nominated[n.Slot()], p)
 			b.nominee[p.Object.UID] = n.Slot()
+			b.labelsMatter = b.labelsMatter || p.Affinity != nil
 		}
 	})
 	return b
@@ -170,7 +180,7 @@ func (b *batch) rivals(slot int, priority int32, except types.UID) []*placement.
 
 // classOf finds or makes the class of pods equal to this one, up to date with the batch.
 func (b *batch) classOf(pod *placement.Pod) *class {
-	key := signature(pod)
+	key := b.signature(pod)
 	c := b.classes[key]
 	if c == nil {
 		if len(b.classes) >= maxClasses {

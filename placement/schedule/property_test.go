@@ -212,11 +212,15 @@ func TestGroupsEqualOneByOne(t *testing.T) {
 			p := rapid.SampledFrom(templates).Draw(t, "template").DeepCopy()
 			p.Name = fmt.Sprintf("p%02d", i)
 			p.UID = types.UID("uid-" + p.Name)
+			if rapid.Bool().Draw(t, "own label") {
+				p.Labels["index"] = p.Name
+			}
 			pods = append(pods, p)
 		}
-		b, slow := newBatch(v, now), newBatch(v, now)
-		slow.oneByOne = true
-		for _, p := range waiting(v, pods) {
+		queue := waiting(v, pods)
+		b, slow := newBatch(v, queue, now), newBatch(v, queue, now)
+		slow.oneByOne, slow.labelsMatter = true, true
+		for _, p := range queue {
 			fast, plain := b.decide(p), slow.decide(p)
 			if fast.Node != plain.Node || !reflect.DeepEqual(fast.Unschedulable, plain.Unschedulable) || !reflect.DeepEqual(fast.Preempt, plain.Preempt) {
 				t.Fatalf("%s: %s %+v %+v by groups,\n%s %+v %+v one by one", p.Object.Name, fast.Node, fast.Unschedulable, fast.Preempt,

@@ -79,8 +79,8 @@ type Unschedulable struct {
 // created. Those that have a node, are gated, finished, terminating or another scheduler's are
 // left out of the answer. The view is not changed.
 func Schedule(v *placement.View, pods []*corev1.Pod, now time.Time) []Decision {
-	b := newBatch(v, now)
 	queue := waiting(v, pods)
+	b := newBatch(v, queue, now)
 	decisions := make([]Decision, 0, len(queue))
 	for _, pod := range queue {
 		decisions = append(decisions, b.decide(pod))
@@ -119,10 +119,10 @@ type NodeExplanation struct {
 // placed already, as if it were to be placed again beside itself.
 func Explain(v *placement.View, pod *corev1.Pod, now time.Time) Explanation {
 	e := Explanation{Waits: whyLeft(pod)}
-	b := newBatch(v, now)
 	pod = pod.DeepCopy()
 	pod.Spec.NodeName = ""
 	subject := placement.NewPod(pod)
+	b := newBatch(v, []*placement.Pod{subject}, now)
 	c := b.classOf(subject)
 	e.Nodes = c.explain(subject)
 	decision := b.decide(subject)

@@ -14,16 +14,10 @@ import (
 
 // signature is equal for two pods exactly when every decision about them must be equal apart
 // from tie breaks: it holds all that filters and scores read of a pod.
-func signature(p *placement.Pod) string {
+func (b *batch) signature(p *placement.Pod) string {
 	pod := p.Object
 	s := signer{buf: make([]byte, 0, 512)}
-	s.text(pod.Namespace)
-	s.set(pod.Labels)
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
-		s.text(string(ref.UID))
-	} else {
-		s.text("")
-	}
+	s.text(b.bearing(p))
 	s.number(int64(corev1helpers.PodPriority(pod)))
 	if pod.Spec.PreemptionPolicy != nil {
 		s.text(string(*pod.Spec.PreemptionPolicy))
@@ -44,6 +38,7 @@ func signature(p *placement.Pod) string {
 	eachImage(&pod.Spec, s.text)
 	s.number(-3)
 	if usesClaims(pod) || usesDisks(pod) {
+		s.text(pod.Namespace)
 		s.text(pod.Name) // ephemeral volumes have claims named after their pods
 		for i := range pod.Spec.Volumes {
 			s.message(&pod.Spec.Volumes[i])
@@ -53,6 +48,49 @@ func signature(p *placement.Pod) string {
 		s.text(features.String())
 	}
 	return string(s.buf)
+}
+
+// bearing is what a pod's namespace, labels and owner mean for decisions about it. They can mean
+// nothing: then pods that differ in them (as those of a Job or a StatefulSet do, each by its index)
+// are equal all the same.
+func (b *batch) bearing(p *placement.Pod) string {
+	pod := p.Object
+	s := signer{buf: make([]byte, 0, 128)}
+	s.text(pod.Namespace)
+	s.set(pod.Labels)
+	ref := metav1.GetControllerOfNoCopy(pod)
+	if ref != nil {
+		s.text(string(ref.UID))
+	}
+	identity := string(s.buf)
+	if b.labelsMatter || p.Affinity != nil || len(pod.Spec.TopologySpreadConstraints) > 0 {
+		return identity
+	}
+	if known, ok := b.bearings[identity]; ok {
+		return known
+	}
+	bearing := ""
+	if selector := b.defaultSelector(pod); !selector.Empty() {
+		bearing = pod.Namespace + "/" + selector.String()
+	}
+	if b.concerned(pod) {
+		bearing = identity
+	}
+	b.bearings[identity] = bearing
+	return bearing
+}
+
+// concerned tells whether the affinity of some placed pod is about this one.
+func (b *batch) concerned(pod *corev1.Pod) bool {
+	namespace, found := b.view.NamespaceLabels(pod.Namespace), false
+	b.view.EachAffinitySet(func(set *placement.AffinitySet) {
+		for _, terms := range [][]placement.AffinityTerm{set.Affinity.Required, set.Affinity.RequiredAnti, set.Affinity.Preferred} {
+			for i := range terms {
+				found = found || terms[i].Matches(pod, namespace)
+			}
+		}
+	})
+	return found
 }
 
 // signer appends values so that different sequences give different bytes.

@@ -242,7 +242,7 @@ func (c *class) softSpread() softSpread {
 	if own := c.pod.Object.Spec.TopologySpreadConstraints; len(own) > 0 {
 		s.needAll = true
 		s.counts = c.countSpread(own, corev1.ScheduleAnyway, nil, true)
-	} else if selector := c.defaultSelector(); !selector.Empty() {
+	} else if selector := c.batch.defaultSelector(c.pod.Object); !selector.Empty() {
 		s.counts = c.countSpread(defaultSpread, corev1.ScheduleAnyway, selector, false)
 	}
 	n := len(s.counts)
@@ -255,10 +255,9 @@ func (c *class) softSpread() softSpread {
 
 // defaultSelector selects the pods that belong together with this one: those of its services
 // and of its ReplicaSet, ReplicationController or StatefulSet.
-func (c *class) defaultSelector() labels.Selector {
-	pod := c.pod.Object
+func (b *batch) defaultSelector(pod *corev1.Pod) labels.Selector {
 	set := labels.Set{}
-	for _, svc := range c.batch.view.Services.In(pod.Namespace) {
+	for _, svc := range b.view.Services.In(pod.Namespace) {
 		if len(svc.Spec.Selector) > 0 && labels.SelectorFromSet(svc.Spec.Selector).Matches(labels.Set(pod.Labels)) {
 			set = labels.Merge(set, svc.Spec.Selector)
 		}
@@ -271,18 +270,18 @@ func (c *class) defaultSelector() labels.Selector {
 	var owner *metav1.LabelSelector
 	switch ref.Kind {
 	case placement.KindReplicaSet:
-		if rs, ok := c.batch.view.ReplicaSets.Get(pod.Namespace, ref.Name); ok {
+		if rs, ok := b.view.ReplicaSets.Get(pod.Namespace, ref.Name); ok {
 			owner = rs.Spec.Selector
 		} else if hash, ok := pod.Labels["pod-template-hash"]; ok {
 			// A set that is created by the same plan as the pod: its hash label tells its pods.
 			owner = &metav1.LabelSelector{MatchLabels: map[string]string{"pod-template-hash": hash}}
 		}
 	case placement.KindStatefulSet:
-		if s, ok := c.batch.view.StatefulSets.Get(pod.Namespace, ref.Name); ok {
+		if s, ok := b.view.StatefulSets.Get(pod.Namespace, ref.Name); ok {
 			owner = s.Spec.Selector
 		}
 	case placement.KindReplicationController:
-		if rc, ok := c.batch.view.Replication.Get(pod.Namespace, ref.Name); ok {
+		if rc, ok := b.view.Replication.Get(pod.Namespace, ref.Name); ok {
 			owner = &metav1.LabelSelector{MatchLabels: rc.Spec.Selector}
 		}
 	}
