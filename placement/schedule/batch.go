@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"slices"
+	"sort"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,7 @@ type batch struct {
 	view       *placement.View
 	now        time.Time
 	nodes      []node
+	ranks      []int32 // per slot: its place on the ring; nil until somebody asks
 	log        []step
 	classes    map[string]*class
 	topologies map[string]*topology
@@ -161,6 +163,23 @@ func (b *batch) unnominate(pod types.UID) {
 	delete(b.nominee, pod)
 	b.nominated[slot] = slices.DeleteFunc(slices.Clone(b.nominated[slot]), func(p *placement.Pod) bool { return p.Object.UID == pod })
 	b.log = append(b.log, step{slot: slot})
+}
+
+// rankOf is a slot's place on the ring.
+func (b *batch) rankOf(slot int32) int32 {
+	if b.ranks == nil {
+		b.ranks = make([]int32, len(b.nodes))
+		for rank, slot := range b.view.Ring() {
+			b.ranks[slot] = int32(rank)
+		}
+	}
+	return b.ranks[slot]
+}
+
+// rankFrom is the place on the ring of the first slot at or after a hash.
+func (b *batch) rankFrom(hash uint64) int32 {
+	ring := b.view.Ring()
+	return int32(sort.Search(len(ring), func(k int) bool { return b.nodes[ring[k]].Hash() >= hash }))
 }
 
 // rivals are the pods nominated to a slot to which a pod of that priority must leave their room.

@@ -3,7 +3,6 @@ package schedule
 import (
 	"encoding/binary"
 	"math"
-	"sort"
 
 	"github.com/tidwall/btree"
 
@@ -18,7 +17,6 @@ import (
 // logarithm of the nodes.
 type groups struct {
 	ring    []int32 // slots by hash, for ties
-	rank    []int32 // the reverse
 	coarse  []*topology
 	fine    []*topology
 	list    []group
@@ -67,11 +65,10 @@ func (c *class) isCoarse(t *topology) bool { return len(t.members)*coarseNodes <
 func newGroups(c *class) *groups {
 	b := c.batch
 	g := &groups{
-		ring: b.view.Ring(), rank: make([]int32, len(b.nodes)), index: map[string]int32{},
+		ring: b.view.Ring(), index: map[string]int32{},
 		of: make([]int32, len(b.nodes)), order: make([]uint64, len(b.nodes)), apart: map[int32]bool{},
 	}
-	for rank, slot := range g.ring {
-		g.rank[slot] = int32(rank)
+	for slot := range g.of {
 		g.of[slot] = -1
 	}
 	g.findTopologies(c)
@@ -125,7 +122,7 @@ func (g *groups) put(c *class, slot int32) {
 		g.index[g.list[i].key] = i
 	}
 	g.of[slot] = i
-	g.order[slot] = uint64(topFlat-int64(c.flat[slot]))<<32 | uint64(g.rank[slot])
+	g.order[slot] = uint64(topFlat-int64(c.flat[slot]))<<32 | uint64(c.batch.rankOf(slot))
 	g.list[i].members.Insert(g.order[slot])
 	g.list[i].size++
 }
@@ -271,13 +268,14 @@ func (g *groups) best(c *class, podHash uint64) int {
 		c.raw = append(c.raw, c.rawScore(g.speaker(i), &limits))
 	}
 	best, bestScore, bestTie := -1, int64(-1), uint64(0)
+	rank := c.batch.rankFrom(podHash)
 	for k, i := range g.fitting {
 		first, _ := g.list[i].members.Min()
 		score := limits.relative(&c.raw[k]) + topFlat - int64(first>>32)
 		if score < bestScore {
 			continue
 		}
-		slot := g.onRing(c, i, first>>32, podHash)
+		slot := g.onRing(i, first>>32, uint64(rank))
 		tie := placement.TieBreak(podHash, c.batch.nodes[slot].Hash())
 		if score > bestScore || tie < bestTie || (tie == bestTie && c.batch.nodes[slot].Name < c.batch.nodes[best].Name) {
 			best, bestScore, bestTie = slot, score, tie
@@ -292,10 +290,9 @@ func (g *groups) speaker(i int32) int {
 	return int(g.ring[first&math.MaxUint32])
 }
 
-// onRing is, among the slots of a group with the given flat score, the first at or after the pod's
-// hash on the ring.
-func (g *groups) onRing(c *class, i int32, score, podHash uint64) int {
-	rank := sort.Search(len(g.ring), func(k int) bool { return c.batch.nodes[g.ring[k]].Hash() >= podHash })
+// onRing is, among the slots of a group with the given flat score, the first at or after a place on
+// the ring.
+func (g *groups) onRing(i int32, score, rank uint64) int {
 	found := uint64(math.MaxUint64)
 	look := func(from uint64) bool {
 		g.list[i].members.Ascend(from, func(order uint64) bool {
@@ -306,7 +303,7 @@ func (g *groups) onRing(c *class, i int32, score, podHash uint64) int {
 		})
 		return found != math.MaxUint64
 	}
-	if !look(score<<32 | uint64(rank)) {
+	if !look(score<<32 | rank) {
 		look(score << 32)
 	}
 	return int(g.ring[found&math.MaxUint32])

@@ -3,6 +3,7 @@ package schedule
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -24,6 +25,7 @@ type candidate struct {
 	sum        int64     // of the priorities, each raised above zero
 	earliest   time.Time // start of the oldest victim of the highest priority
 	budgeted   bool      // some victim is covered by a disruption budget
+	rank       int32     // of the slot on the ring
 }
 
 // never tells whether the class's pods must not displace others.
@@ -57,39 +59,68 @@ func goesForPreemption(pod *corev1.Pod) bool {
 // preempt chooses the slot whose victims cost least, and keeps its room for the pod. Without any
 // it says why, in upstream's words.
 func (b *batch) preempt(c *class, pod *placement.Pod, r *refusals) (*Preemption, string) {
-	podHash := placement.Hash(string(pod.Object.UID))
-	best, stale := -1, b.budgets != nil && r.budgets != b.budgets.epoch
-	for slot := range r.pending() {
-		k := &r.candidates[slot]
-		if !k.known || stale && k.budgeted {
-			*k = c.findVictims(slot, pod)
-		}
-		if k.victims != nil && (best < 0 || b.cheaper(slot, best, r, podHash)) {
-			best = slot
-		}
-	}
-	if b.budgets != nil {
+	if b.budgets != nil && r.budgets != b.budgets.epoch {
 		r.budgets = b.budgets.epoch
+		for slot := range r.candidates {
+			if r.candidates[slot].budgeted {
+				r.drop(int32(slot))
+				r.unasked = append(r.unasked, int32(slot))
+			}
+		}
 	}
-	if best < 0 {
-		return nil, b.noVictims(r)
+	for _, slot := range r.unasked {
+		if o := &r.objections[slot]; o.reasons == nil || o.hopeless || r.candidates[slot].known {
+			continue // it was asked for again, or has changed since
+		}
+		k := c.findVictims(int(slot), pod)
+		k.rank = b.rankOf(slot)
+		r.put(slot, k)
 	}
-	return b.displaceAt(c, pod, best, &r.candidates[best])
+	r.unasked = r.unasked[:0]
+	slot, ok := r.cheapest(b.rankFrom(placement.Hash(string(pod.Object.UID))))
+	if !ok {
+		reasons := maps.Clone(r.unhelpful)
+		if left := len(b.nodes) - r.asked; left > 0 {
+			reasons[reasonNotHelpful] += left
+		}
+		return nil, message(len(b.nodes), "", reasons, "")
+	}
+	return b.displaceAt(c, pod, int(slot), &r.candidates[slot])
 }
 
-// noVictims is the histogram of why no slot helps.
-func (b *batch) noVictims(r *refusals) string {
-	reasons, asked := map[string]int{}, 0
-	for slot := range r.pending() {
-		asked++
-		for _, reason := range r.candidates[slot].hopeless {
-			reasons[reason]++
+// cheapest is the slot whose victims cost least; among equal ones, the first at or after a place
+// on the ring.
+func (r *refusals) cheapest(rank int32) (slot int32, found bool) {
+	first, ok := r.order.Min()
+	if !ok {
+		return 0, false
+	}
+	slot = first.slot
+	r.order.Ascend(offer{first.candidate, rank, 0}, func(o offer) bool {
+		if o.compare(first.candidate) == 0 {
+			slot = o.slot
 		}
-	}
-	if left := len(b.nodes) - asked; left > 0 {
-		reasons[reasonNotHelpful] += left
-	}
-	return message(len(b.nodes), "", reasons, "")
+		return false
+	})
+	return slot, true
+}
+
+// before orders offers by cost, then by place on the ring.
+func (o offer) before(p offer) bool {
+	return cmp.Or(o.compare(p.candidate), cmp.Compare(o.rank, p.rank)) < 0
+}
+
+// compare orders candidates as upstream does: fewer budgets violated; the highest priority among
+// the victims lower; the sum of their priorities lower; fewer victims; those of the highest
+// priority started later. What upstream leaves to chance is left to the ring.
+func (k *candidate) compare(than *candidate) int {
+	return cmp.Or(
+		cmp.Compare(k.violations, than.violations),
+		cmp.Compare(k.highest, than.highest),
+		cmp.Compare(k.sum, than.sum),
+		cmp.Compare(len(k.victims), len(than.victims)),
+		than.earliest.Compare(k.earliest),
+	)
 }
 
 // displaceAt dooms the victims of a slot and nominates it to the pod.
@@ -124,22 +155,6 @@ func (b *batch) charge(pod *corev1.Pod) {
 			b.budgets.epoch++
 		}
 	}
-}
-
-// cheaper orders candidates as upstream does: fewer budgets violated; the highest priority among
-// the victims lower; the sum of their priorities lower; fewer victims; those of the highest
-// priority started later. What upstream leaves to chance is left to the ring.
-func (b *batch) cheaper(slot, than int, r *refusals, podHash uint64) bool {
-	x, y := &r.candidates[slot], &r.candidates[than]
-	return cmp.Or(
-		cmp.Compare(x.violations, y.violations),
-		cmp.Compare(x.highest, y.highest),
-		cmp.Compare(x.sum, y.sum),
-		cmp.Compare(len(x.victims), len(y.victims)),
-		y.earliest.Compare(x.earliest),
-		cmp.Compare(placement.TieBreak(podHash, b.nodes[slot].Hash()), placement.TieBreak(podHash, b.nodes[than].Hash())),
-		cmp.Compare(b.nodes[slot].Name, b.nodes[than].Name),
-	) < 0
 }
 
 // findVictims finds the fewest and least important pods that have to leave a slot. All of lower

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/tidwall/btree"
 	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/placement"
@@ -14,10 +15,22 @@ import (
 // on, or all of them if the class has constraints that look beyond a node.
 type refusals struct {
 	objections []objection
+	reasons    map[string]int // of the objections
+	stale      []int32        // slots to be asked again
+
 	candidates []candidate
-	stale      []int32 // slots to be asked again; all of them if objections is nil
-	reasons    map[string]int
-	budgets    int // epoch of the budgets that candidates were found with
+	unasked    []int32              // slots whose candidate is not known
+	order      *btree.BTreeG[offer] // slots that help, the cheapest first
+	unhelpful  map[string]int       // why others do not
+	asked      int                  // slots that were asked at all
+	budgets    int                  // epoch of the budgets that candidates were found with
+}
+
+// offer is a slot in the order of candidates.
+type offer struct {
+	*candidate
+	rank int32 // of the slot on the ring
+	slot int32
 }
 
 // forget takes note of a step.
@@ -36,28 +49,61 @@ func (c *class) refresh() *refusals {
 	r := &c.refusals
 	if r.objections == nil {
 		n := len(c.batch.nodes)
-		r.objections, r.candidates, r.reasons = make([]objection, n), make([]candidate, n), map[string]int{}
-		for slot := range n {
-			r.objections[slot] = c.objectionAt(slot)
-			r.count(slot, 1)
+		*r = refusals{
+			objections: make([]objection, n), candidates: make([]candidate, n), reasons: map[string]int{}, unhelpful: map[string]int{},
+			order: btree.NewBTreeGOptions(offer.before, btree.Options{NoLocks: true}),
 		}
-		r.stale = nil
+		for slot := range n {
+			r.set(int32(slot), c.objectionAt(slot))
+		}
 		return r
 	}
 	for _, slot := range r.stale {
-		r.count(int(slot), -1)
-		r.objections[slot] = c.objectionAt(int(slot))
-		r.candidates[slot] = candidate{}
-		r.count(int(slot), 1)
+		r.set(slot, c.objectionAt(int(slot)))
 	}
 	r.stale = r.stale[:0]
 	return r
 }
 
-func (r *refusals) count(slot, by int) {
-	for _, reason := range r.objections[slot].reasons {
-		if r.reasons[reason] += by; r.reasons[reason] == 0 {
-			delete(r.reasons, reason)
+// set replaces a slot's objection, and forgets its candidate.
+func (r *refusals) set(slot int32, o objection) {
+	count(r.reasons, r.objections[slot].reasons, -1)
+	r.objections[slot] = o
+	count(r.reasons, o.reasons, 1)
+	r.drop(slot)
+	if o.reasons != nil && !o.hopeless {
+		r.unasked = append(r.unasked, slot)
+	}
+}
+
+// drop forgets a slot's candidate.
+func (r *refusals) drop(slot int32) {
+	k := &r.candidates[slot]
+	if !k.known {
+		return
+	}
+	r.asked--
+	if k.victims != nil {
+		r.order.Delete(offer{k, k.rank, slot})
+	}
+	count(r.unhelpful, k.hopeless, -1)
+	*k = candidate{}
+}
+
+// put remembers a slot's candidate.
+func (r *refusals) put(slot int32, k candidate) {
+	r.candidates[slot] = k
+	r.asked++
+	if k.victims != nil {
+		r.order.Set(offer{&r.candidates[slot], k.rank, slot})
+	}
+	count(r.unhelpful, k.hopeless, 1)
+}
+
+func count(histogram map[string]int, reasons []string, by int) {
+	for _, reason := range reasons {
+		if histogram[reason] += by; histogram[reason] == 0 {
+			delete(histogram, reason)
 		}
 	}
 }
@@ -75,17 +121,8 @@ func (c *class) objectionAt(slot int) objection {
 func (b *batch) displace(c *class, pod *placement.Pod) Decision {
 	r := c.refresh()
 	// The room that is kept for the pod itself is kept from its equals only.
-	own, nominated := b.nominee[pod.Object.UID]
-	if nominated {
-		r.count(own, -1)
-		r.objections[own] = objection{}
-		if c.candidate(own) {
-			r.objections[own] = c.judge(own, pod.Object.UID)
-		} else {
-			r.objections[own] = notNamed
-		}
-		r.count(own, 1)
-		r.candidates[own] = candidate{}
+	if own, nominated := b.nominee[pod.Object.UID]; nominated && c.candidate(own) {
+		r.set(int32(own), c.judge(own, pod.Object.UID))
 		defer func() { c.refusals.stale = append(c.refusals.stale, int32(own)) }()
 	}
 	n := len(b.nodes)
@@ -99,19 +136,8 @@ func (b *batch) displace(c *class, pod *placement.Pod) Decision {
 		d.Preempt, outcome = b.preempt(c, pod, r)
 		d.Withdraw = d.Preempt == nil && pod.Object.Status.NominatedNodeName != ""
 	}
-	d.Unschedulable.Message = message(n, "", r.reasons, outcome)
+	d.Unschedulable.Message = message(n, "", d.Unschedulable.Reasons, outcome)
 	return d
-}
-
-// pending are the slots worth a look for victims, in order.
-func (r *refusals) pending() func(func(int) bool) {
-	return func(yield func(int) bool) {
-		for slot := range r.objections {
-			if o := &r.objections[slot]; o.reasons != nil && !o.hopeless && !yield(slot) {
-				return
-			}
-		}
-	}
 }
 
 // without is a list without one pod.
