@@ -224,27 +224,3 @@ func TestNamesAreRepeatableAndDistinct(t *testing.T) {
 		t.Errorf("suffix %q", s)
 	}
 }
-
-// BenchmarkUpsert is the cost of one pod's change in clusters of two sizes: it should not grow.
-func BenchmarkUpsert(b *testing.B) {
-	for _, nodes := range []int{100, 5000} {
-		v := NewView()
-		pods := make([]*corev1.Pod, nodes*10)
-		for i := range nodes {
-			v.Upsert(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", i)}})
-		}
-		for i := range pods {
-			pods[i] = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprint("ns", i%50), Name: fmt.Sprint("p", i)}}
-			pods[i].Spec.NodeName = fmt.Sprint("n", i%nodes)
-			pods[i].Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")}}}}
-			v.Upsert(pods[i])
-		}
-		b.Run(fmt.Sprintf("%d nodes, %d pods", nodes, len(pods)), func(b *testing.B) {
-			i := 0
-			for b.Loop() {
-				v.Upsert(pods[i%len(pods)])
-				i++
-			}
-		})
-	}
-}

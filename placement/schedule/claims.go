@@ -59,9 +59,10 @@ func (c *class) checkClaims() (refusal string) {
 	v := &podVolumes{sole: map[string]bool{}, attached: map[string]string{}}
 	claims := make([]*corev1.PersistentVolumeClaim, len(pod.Spec.Volumes))
 	for i := range pod.Spec.Volumes {
-		if name := claimName(pod, &pod.Spec.Volumes[i]); name != "" {
+		if source := &pod.Spec.Volumes[i]; source.PersistentVolumeClaim != nil || source.Ephemeral != nil {
+			name := claimName(pod, source)
 			claim, ok := view.Claims.Get(pod.Namespace, name)
-			if !ok && pod.Spec.Volumes[i].PersistentVolumeClaim != nil {
+			if !ok && source.PersistentVolumeClaim != nil {
 				return fmt.Sprintf("persistentvolumeclaim %q not found", name)
 			}
 			claims[i] = claim

@@ -2,6 +2,7 @@ package oracle
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -76,7 +77,13 @@ type tb interface {
 // silent drops klog's output: the plugins log errors that are answers here.
 func silent(t *testing.T) context.Context {
 	metrics.Register()
-	klog.LogToStderr(false)
+	flags := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	for name, value := range map[string]string{"logtostderr": "false", "stderrthreshold": "FATAL"} {
+		if err := flags.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
 	klog.SetOutput(io.Discard)
 	return klog.NewContext(t.Context(), klog.Logger{})
 }
