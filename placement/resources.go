@@ -146,15 +146,29 @@ func addOr(sum, scored *apiresource.Quantity, requests corev1.ResourceList, name
 	scored.Add(assumed)
 }
 
-// units is a quantity's amount: negative ones count as zero, absurd ones as 2^53.
-func units(q apiresource.Quantity) int64 { return min(max(q.Value(), 0), ceiling) }
+// units is a quantity's amount: negative ones count as zero, absurd ones as 2^53. Value and
+// MilliValue of those would wrap around.
+func units(q apiresource.Quantity) int64 {
+	switch {
+	case q.Sign() <= 0:
+		return 0
+	case q.CmpInt64(ceiling) >= 0:
+		return ceiling
+	default:
+		return q.Value()
+	}
+}
 
 // milli is units in thousandths.
 func milli(q apiresource.Quantity) int64 {
-	if units(q) >= ceiling/1000 { // MilliValue of more may wrap around
+	switch {
+	case q.Sign() <= 0:
+		return 0
+	case q.CmpInt64(ceiling/1000) >= 0:
 		return ceiling
+	default:
+		return q.MilliValue()
 	}
-	return max(q.MilliValue(), 0)
 }
 
 // Requests is what a pod takes from its node: containers, init and sidecar containers, pod-level

@@ -34,14 +34,14 @@ func sameDisk(a, b *corev1.Volume) bool {
 	switch {
 	case a.GCEPersistentDisk != nil && b.GCEPersistentDisk != nil:
 		x, y := a.GCEPersistentDisk, b.GCEPersistentDisk
-		return x.PDName == y.PDName && !(x.ReadOnly && y.ReadOnly)
+		return x.PDName == y.PDName && (!x.ReadOnly || !y.ReadOnly)
 	case a.AWSElasticBlockStore != nil && b.AWSElasticBlockStore != nil:
 		return a.AWSElasticBlockStore.VolumeID == b.AWSElasticBlockStore.VolumeID
 	case a.ISCSI != nil && b.ISCSI != nil:
-		return a.ISCSI.IQN == b.ISCSI.IQN && !(a.ISCSI.ReadOnly && b.ISCSI.ReadOnly)
+		return a.ISCSI.IQN == b.ISCSI.IQN && (!a.ISCSI.ReadOnly || !b.ISCSI.ReadOnly)
 	case a.RBD != nil && b.RBD != nil:
 		x, y := a.RBD, b.RBD
-		return x.RBDPool == y.RBDPool && x.RBDImage == y.RBDImage && !(x.ReadOnly && y.ReadOnly) &&
+		return x.RBDPool == y.RBDPool && x.RBDImage == y.RBDImage && (!x.ReadOnly || !y.ReadOnly) &&
 			slices.ContainsFunc(x.CephMonitors, func(m string) bool { return slices.Contains(y.CephMonitors, m) })
 	default:
 		return false

@@ -71,7 +71,7 @@ func genVolume(t *rapid.T, i int) *corev1.PersistentVolume {
 	v.Spec.StorageClassName = pick(t, "class", "now", "later")
 	v.Spec.Capacity = list("storage", pick(t, "capacity", "1Gi", "3Gi", "5Gi"))
 	v.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce, corev1.ReadWriteOncePod}
-	v.Spec.PersistentVolumeSource.CSI = &corev1.CSIPersistentVolumeSource{Driver: "csi.example", VolumeHandle: v.Name}
+	v.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: "csi.example", VolumeHandle: v.Name}
 	v.Status.Phase = corev1.VolumeAvailable
 	if chance(t, "zone label", 2) {
 		v.Labels[pick(t, "label", corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone)] = pick(t, "zones", "a", "a__b", "c")
