@@ -49,6 +49,7 @@ var figures = []figure{
 	{"idle", "memory and CPU of idle peers", measureIdle},
 	{"service3", "Service create → its virtual IP answers on every peer of three", measureServiceEverywhere},
 	{"creates", "API creates per second, three peers", measureCreates},
+	{"watches", "events to 1,000 watchers, three peers", measureWatches},
 	{"loss", "kill of a peer → everything works again", measureLoss},
 }
 

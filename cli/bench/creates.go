@@ -42,7 +42,7 @@ func measureCreates(ctx context.Context, s *session) ([]Row, error) {
 	span := time.Duration(s.times(10, 3)) * time.Second
 	var etcd load.Result
 	err = s.step(fmt.Sprintf("etcd, three members: puts for %s, %d in flight", span, inFlight), func() (err error) {
-		etcd, err = s.etcd(ctx, span)
+		etcd, err = s.etcd(ctx, span, "--in-flight", strconv.Itoa(inFlight))
 		return err
 	})
 	if err != nil {
@@ -81,7 +81,7 @@ func createRows(ours, etcd load.Result, namespaces int) []Row {
 }
 
 // etcd runs the reference in a process of its own.
-func (s *session) etcd(ctx context.Context, span time.Duration) (load.Result, error) {
+func (s *session) etcd(ctx context.Context, span time.Duration, more ...string) (load.Result, error) {
 	var result load.Result
 	program, err := findProgram(referenceProgram)
 	if err != nil {
@@ -92,7 +92,8 @@ func (s *session) etcd(ctx context.Context, span time.Duration) (load.Result, er
 		return result, err
 	}
 	defer os.RemoveAll(dir)
-	command := exec.CommandContext(ctx, program, "--dir", dir, "--for", span.String(), "--in-flight", strconv.Itoa(inFlight), "--bytes", strconv.Itoa(payloadBytes))
+	arguments := append([]string{"--dir", dir, "--for", span.String(), "--bytes", strconv.Itoa(payloadBytes)}, more...)
+	command := exec.CommandContext(ctx, program, arguments...)
 	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
 	var complaint strings.Builder
 	command.Stderr = &complaint

@@ -46,6 +46,7 @@ func run(args []string, out io.Writer) error {
 	inFlight := flags.Int("in-flight", 32, "puts in flight")
 	size := flags.Int("bytes", 1024, "size of a value")
 	count := flags.Int("members", 3, "how many members")
+	watchers := flags.Int("watchers", 0, "instead of the load, how long puts take to so many watchers")
 	serve := flags.Bool("serve", false, "read cases from the standard input")
 	var member member
 	flags.StringVar(&member.name, "member", "", "run this member instead (used internally)")
@@ -64,7 +65,12 @@ func run(args []string, out io.Writer) error {
 	if *serve {
 		return serveCases(ctx, *dir, *count, os.Stdin, out)
 	}
-	result, err := measure(ctx, *dir, *count, *inFlight, *size, *span)
+	result, err := measure(ctx, *dir, *count, func(ctx context.Context, client *clientv3.Client, endpoints []string) (load.Result, error) {
+		if *watchers > 0 {
+			return fanout(ctx, client, endpoints, *watchers, *size, *span)
+		}
+		return puts(ctx, client, *inFlight, *size, *span)
+	})
 	if err != nil {
 		return err
 	}
@@ -118,7 +124,10 @@ func (m member) process(ctx context.Context, self, dir string) *exec.Cmd {
 	return command
 }
 
-func measure(ctx context.Context, dir string, count, inFlight, size int, span time.Duration) (result load.Result, err error) {
+// measure runs members and a load on them.
+func measure(ctx context.Context, dir string, count int,
+	take func(ctx context.Context, client *clientv3.Client, endpoints []string) (load.Result, error),
+) (result load.Result, err error) {
 	members, err := plan(count)
 	if err != nil {
 		return result, err
@@ -151,6 +160,10 @@ func measure(ctx context.Context, dir string, count, inFlight, size int, span ti
 	if err := awaitPut(ctx, client); err != nil {
 		return result, err
 	}
+	return take(ctx, client, endpoints)
+}
+
+func puts(ctx context.Context, client *clientv3.Client, inFlight, size int, span time.Duration) (load.Result, error) {
 	value := strings.Repeat("v", size)
 	var made atomic.Int64
 	return load.Run(ctx, inFlight, span, func(ctx context.Context, _ int) error {
