@@ -38,15 +38,25 @@ func (p *pods) compact(ctx context.Context, t *testing.T, resourceVersion string
 		t.Fatal(err)
 	}
 	shard := upTo.Shard()
+	p.catchUp(ctx, t, shard)
 	kept := historySize(ctx, t, p.replica, shard, upTo)
 	filler := make([]byte, smallHistory-kept-2*recordCost-len(fillerKey))
 	propose(ctx, t, p.host, shard, store.Op{Key: fillerKey, Value: filler})
 	rev := propose(ctx, t, p.host, shard, store.Op{Key: fillerKey, Delete: true})
+	p.catchUp(ctx, t, shard)
 	view, _ := p.replica.Local(shard)
 	if view.Floor() != upTo {
 		t.Fatalf("compacted up to %d, not %d", view.Floor(), upTo)
 	}
 	p.pass(ctx, t, rev)
+}
+
+// catchUp waits until the replica shows what was written from elsewhere.
+func (p *pods) catchUp(ctx context.Context, t *testing.T, shard uint64) {
+	t.Helper()
+	if _, _, _, err := p.replica.Get(ctx, shard, fillerKey, consensus.Linearizable); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // historySize is what the store counts for the records after a revision.
