@@ -37,6 +37,7 @@ type replica struct {
 	// has to be read again.
 	members   atomic.Pointer[membership]
 	regrouped chan struct{}
+	reads     reads
 	cancel    context.CancelFunc
 }
 
@@ -154,10 +155,10 @@ func (h *Host) awaitReady(ctx context.Context, r *replica) {
 	}
 }
 
-// readIndex confirms with a quorum what the newest committed entry is, waits until
-// the replica has applied it and returns the View. It is one attempt: it ends early
-// when the shard gets a new leader, because the old one's confirmation is lost.
-func (h *Host) readIndex(ctx context.Context, r *replica) (store.View, error) {
+// confirm asks a quorum what the newest committed entry is, waits until the replica
+// has applied it and returns the View. It ends early when the shard gets a new
+// leader, because the old one's confirmation is lost.
+func (h *Host) confirm(ctx context.Context, r *replica) (store.View, error) {
 	was, changed := h.leaders.get(r.shard)
 	request, err := h.nh.ReadIndex(r.shard, readAttempt)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
 
 	"shoal/cli/bench/load"
 )
@@ -74,7 +75,7 @@ func lead(ctx context.Context, server *embed.Etcd, members []member) error {
 		err := errors.New("it has no leader")
 		for _, m := range members[1:] {
 			var client *clientv3.Client
-			if client, err = clientv3.New(clientv3.Config{Endpoints: []string{m.client}}); err != nil {
+			if client, err = clientv3.New(clientv3.Config{Endpoints: []string{m.client}, Logger: zap.NewNop()}); err != nil {
 				return err
 			}
 			// Only the leader says yes.
