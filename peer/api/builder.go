@@ -15,7 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/union"
+	x509request "k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -159,7 +161,9 @@ func (b *builder) authentication() error {
 		g.OpenAPIConfig, g.OpenAPIV3Config, b.client, b.informers, g.APIServerID); err != nil {
 		return fmt.Errorf("authentication: %w", err)
 	}
-	g.Authentication.Authenticator = union.New(authenticator.RequestFunc(authenticateLoopback), g.Authentication.Authenticator)
+	byCertificate := x509request.NewDynamic(b.options.Authentication.ClientCert.CAContentProvider.VerifyOptions, x509request.CommonNameUserConversion)
+	g.Authentication.Authenticator = union.New(authenticator.RequestFunc(authenticateLoopback),
+		newCertificates(group.NewAuthenticatedGroupAdder(byCertificate)), g.Authentication.Authenticator)
 	return nil
 }
 
