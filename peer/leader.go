@@ -196,6 +196,8 @@ func (l *leader) settle(ctx context.Context, done turn.Piece, err error) {
 func (l *leader) await(ctx context.Context, revision store.Revision) {
 	deadline := time.NewTimer(time.Second)
 	defer deadline.Stop()
+	// Whatever ends the waiting: what woke it is still to be taken.
+	defer l.queue.poke()
 	for l.queue.reached(l.shard, registry) < revision {
 		select {
 		case <-ctx.Done():
@@ -205,5 +207,4 @@ func (l *leader) await(ctx context.Context, revision store.Revision) {
 		case <-l.queue.wake:
 		}
 	}
-	l.queue.poke()
 }
