@@ -110,7 +110,16 @@ func (h *Host) take(ctx context.Context, r *replica, step shardmap.Step, m membe
 	case shardmap.Remove:
 		err = h.nh.SyncRequestDeleteReplica(ctx, r.shard, step.Replica, m.Change)
 	case shardmap.TransferAway:
-		err = h.nh.RequestLeaderTransfer(r.shard, step.Replica)
+		// The step's choice knows nothing of who is alive.
+		to := step.Replica
+		if status, err := h.statusAt(ctx, step.Peer, r.shard); err != nil || status.ReplicaID != to {
+			other, found := h.successor(ctx, r)
+			if !found {
+				return fmt.Errorf("%v replica %d on peer %s: it does not answer, and nobody else can lead", step.Kind, to, step.Peer)
+			}
+			to = other
+		}
+		err = h.nh.RequestLeaderTransfer(r.shard, to)
 	default:
 		return nil
 	}

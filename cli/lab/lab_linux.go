@@ -138,8 +138,9 @@ func (l *Lab) addPeer(n int) (*Peer, error) {
 		Name: name, Dir: filepath.Join(l.Dir, name), Log: filepath.Join(l.Dir, name+".log"), Address: host.address.String(),
 		host: host, binary: l.cfg.Binary, cgroup: l.cgroup + "/" + name,
 	}
-	api := net.JoinHostPort(peer.Address, apiPort)
-	peer.forward, err = newForwarder("127.0.0.1:0", func(ctx context.Context) (net.Conn, error) { return host.dial(ctx, "tcp", api) })
+	peer.forward, err = newForwarder("127.0.0.1:0", func(ctx context.Context) (net.Conn, error) {
+		return host.dial(ctx, "tcp", net.JoinHostPort(peer.Address, apiPort))
+	})
 	if err != nil {
 		return nil, errors.Join(err, host.close())
 	}
@@ -211,6 +212,19 @@ func (l *Lab) Cut(peer *Peer) error {
 
 // Mend puts the cable of a peer that was cut back. Start then brings the peer back, as when the machine has power again.
 func (l *Lab) Mend(peer *Peer) error { return l.underlay.mend(peer.host) }
+
+// Move gives a peer that does not run another address in the underlay: n is its place there, beyond those of all peers.
+func (l *Lab) Move(peer *Peer, n int) error {
+	address := l.underlay.prefix.Addr()
+	for range n + maxPeers + 10 {
+		address = address.Next()
+	}
+	if err := peer.host.readdress(address, l.underlay.prefix.Bits()); err != nil {
+		return fmt.Errorf("moving %s to %s: %w", peer.Name, address, err)
+	}
+	peer.Address = address.String()
+	return nil
+}
 
 // Close ends everything and removes every trace. It may be called on a lab that is only half made.
 func (l *Lab) Close() error {

@@ -102,6 +102,28 @@ func (u *underlay) connect(h *host) error {
 	return raise(inside, "eth0")
 }
 
+// readdress replaces a host's address.
+func (h *host) readdress(address netip.Addr, bits int) error {
+	inside, err := netlink.NewHandleAt(h.ns)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	mask := net.CIDRMask(bits, 32)
+	err = errors.Join(
+		inside.AddrDel(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: h.address.AsSlice(), Mask: mask}}),
+		inside.AddrAdd(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: mask}}),
+	)
+	if err == nil {
+		h.address = address
+	}
+	return err
+}
+
 // cut takes a host off the network, as when its power fails.
 func (u *underlay) cut(h *host) error {
 	cable, err := u.link.LinkByName(h.cable)

@@ -179,6 +179,12 @@ func (p *Peer) Stop(ctx context.Context) error {
 	}
 }
 
+// wipe gives a peer that was killed an empty data folder, as a host with a new disk has.
+func (p *Peer) wipe() error {
+	state := containerd.StateDir(p.Dir)
+	return errors.Join(unmountBelow(p.Dir), unmountBelow(state), removeCgroups(p.cgroup), os.RemoveAll(state), os.RemoveAll(p.Dir))
+}
+
 // lastWords is the end of the peer's log.
 func (p *Peer) lastWords() string {
 	log, err := os.ReadFile(p.Log)
