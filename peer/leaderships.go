@@ -162,7 +162,7 @@ func (p *Peer) controllersConfig() controllers.Config {
 		Loopback: p.api.Loopback(), LoopbackAs: p.api.LoopbackAs, NodePorts: p.api.NodePorts(), RootCA: cluster.CAPEM(),
 		ServiceAccountKey: cluster.ServiceAccountKey,
 		SigningCA:         func() (*x509.Certificate, crypto.Signer, error) { return cluster.CA, cluster.CAKey(), nil },
-		Workloads:         true, Logger: p.log,
+		Logger:            p.log,
 	}
 }
 

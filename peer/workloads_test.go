@@ -7,8 +7,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 )
 
@@ -174,4 +176,72 @@ func TestAStatefulSetPassesTheAPI(t *testing.T) {
 	if err != nil || len(list.Items) != 2 {
 		t.Fatalf("%v, %d revisions", err, len(list.Items))
 	}
+}
+
+// TestADaemonSetAndItsBudgetPassTheAPI: one pod per node, counted by a budget.
+func TestADaemonSetAndItsBudgetPassTheAPI(t *testing.T) {
+	f := newField(t, map[string]string{"node-a": "4", "node-b": "4"})
+	namespace := f.namespace(t)
+	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agent"}, Spec: appsv1.DaemonSetSpec{Selector: selector, Template: appTemplate()}}
+	if _, err := f.client.AppsV1().DaemonSets(namespace).Create(t.Context(), set, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "guard"}, Spec: policyv1.PodDisruptionBudgetSpec{
+		Selector: selector, MinAvailable: ptr.To(intstr.FromInt32(1)),
+	}}
+	if _, err := f.client.PolicyV1().PodDisruptionBudgets(namespace).Create(t.Context(), budget, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() string {
+		for _, pod := range f.pods(t, namespace) {
+			if pod.Spec.NodeName != "" && pod.Status.Phase == corev1.PodPending {
+				f.ready(t, &pod)
+			}
+		}
+		s, err := f.client.AppsV1().DaemonSets(namespace).Get(t.Context(), "agent", metav1.GetOptions{})
+		if err != nil || s.Status.NumberAvailable != 2 || s.Status.UpdatedNumberScheduled != 2 {
+			return fmt.Sprintf("%v, %+v", err, s.Status)
+		}
+		b, err := f.client.PolicyV1().PodDisruptionBudgets(namespace).Get(t.Context(), "guard", metav1.GetOptions{})
+		if err != nil || b.Status.DisruptionsAllowed != 1 {
+			return fmt.Sprintf("%v, %+v", err, b.Status)
+		}
+		return ""
+	})
+	victim := f.pods(t, namespace)[0].Name
+	evict := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: victim, Namespace: namespace}}
+	if err := f.client.PolicyV1().Evictions(namespace).Evict(t.Context(), evict); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() string {
+		b, err := f.client.PolicyV1().PodDisruptionBudgets(namespace).Get(t.Context(), "guard", metav1.GetOptions{})
+		if err != nil || b.Status.CurrentHealthy != 1 || b.Status.DisruptionsAllowed != 0 || len(b.Status.DisruptedPods) != 0 {
+			return fmt.Sprintf("after an eviction: %v, %+v", err, b.Status)
+		}
+		return ""
+	})
+}
+
+// TestACronJobPassesTheAPI starts the Job of a minute that has just passed.
+func TestACronJobPassesTheAPI(t *testing.T) {
+	f := newField(t, map[string]string{"node-a": "4"})
+	namespace := f.namespace(t)
+	cron := &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "tick"}, Spec: batchv1.CronJobSpec{
+		Schedule: "@every 1s", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: appTemplate()}},
+	}}
+	cron.Spec.JobTemplate.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	if _, err := f.client.BatchV1().CronJobs(namespace).Create(t.Context(), cron, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() string {
+		c, err := f.client.BatchV1().CronJobs(namespace).Get(t.Context(), "tick", metav1.GetOptions{})
+		if err != nil || len(c.Status.Active) == 0 || c.Status.LastScheduleTime == nil {
+			return fmt.Sprintf("%v, %+v", err, c.Status)
+		}
+		if len(f.pods(t, namespace)) == 0 {
+			return "the Job has no pod"
+		}
+		return ""
+	})
 }

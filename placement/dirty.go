@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +27,7 @@ const (
 	KindDaemonSet             = "DaemonSet"
 	KindJob                   = "Job"
 	KindCronJob               = "CronJob"
+	KindBudget                = "PodDisruptionBudget"
 	KindService               = "Service"
 	KindPod                   = "Pod"    // a pod waits for a node
 	KindVolume                = "Volume" // a claim, a volume or a storage class changed: pods may wait for it
@@ -55,15 +58,17 @@ func (v *View) mark(kind string, key types.NamespacedName) {
 // touch marks what an object that is neither pod nor node bears on.
 func (v *View) touch(obj Object) {
 	key := keyOf(obj)
+	if c, ok := obj.(*corev1.PersistentVolumeClaim); ok {
+		v.touchClaim(c)
+	}
 	switch o := obj.(type) {
-	case *appsv1.Deployment:
-		v.mark(KindDeployment, key)
-	case *appsv1.ReplicaSet:
-		v.markReplicaSet(o)
-	case *corev1.ReplicationController:
-		v.mark(KindReplicationController, key)
-	case *appsv1.StatefulSet:
-		v.mark(KindStatefulSet, key)
+	case *policyv1.PodDisruptionBudget:
+		v.mark(KindBudget, key)
+	case *appsv1.Deployment, *appsv1.ReplicaSet, *corev1.ReplicationController, *appsv1.StatefulSet:
+		for _, b := range v.Budgets.in[key.Namespace] { // its size may be what a share is of
+			v.mark(KindBudget, keyOf(b))
+		}
+		v.touchSet(obj)
 	case *appsv1.DaemonSet:
 		v.mark(KindDaemonSet, key)
 	case *batchv1.Job:
@@ -89,6 +94,38 @@ func (v *View) touch(obj Object) {
 			v.mark(KindService, types.NamespacedName{Namespace: key.Namespace, Name: name})
 		}
 	}
+}
+
+// touchSet marks a workload of a size.
+func (v *View) touchSet(obj Object) {
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		v.mark(KindDeployment, keyOf(o))
+	case *appsv1.ReplicaSet:
+		v.markReplicaSet(o)
+	case *corev1.ReplicationController:
+		v.mark(KindReplicationController, keyOf(o))
+	case *appsv1.StatefulSet:
+		v.mark(KindStatefulSet, keyOf(o))
+	}
+}
+
+// touchClaim marks the StatefulSets one of whose pods has the claim, by its name.
+func (v *View) touchClaim(c *corev1.PersistentVolumeClaim) {
+	for _, s := range v.StatefulSets.in[c.Namespace] {
+		for i := range s.Spec.VolumeClaimTemplates {
+			if strings.HasPrefix(c.Name, s.Spec.VolumeClaimTemplates[i].Name+"-"+s.Name+"-") {
+				v.mark(KindStatefulSet, keyOf(s))
+			}
+		}
+	}
+}
+
+// Protects tells whether a budget is about pods with these labels. Other than with workloads, an empty
+// selector is about all of the namespace.
+func Protects(b *policyv1.PodDisruptionBudget, set map[string]string) bool {
+	selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+	return err == nil && selector.Matches(labels.Set(set))
 }
 
 // markReplicaSet marks the Deployment that answers for a ReplicaSet, or the ReplicaSet itself.
@@ -134,6 +171,11 @@ func (v *View) touchPod(old, p *Pod) {
 			v.markController(pod.Object)
 		} else {
 			v.markAdopters(pod.Object)
+		}
+		for _, b := range v.Budgets.in[pod.Object.Namespace] {
+			if Protects(b, pod.Object.Labels) {
+				v.mark(KindBudget, keyOf(b))
+			}
 		}
 		for _, svc := range v.Services.in[pod.Object.Namespace] {
 			if len(svc.Spec.Selector) > 0 && labels.Set(svc.Spec.Selector).AsSelectorPreValidated().Matches(labels.Set(pod.Object.Labels)) {

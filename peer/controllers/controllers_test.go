@@ -75,7 +75,6 @@ func configuration() (controllers.Config, error) {
 		Loopback: shared.Server.Loopback(), LoopbackAs: shared.Server.LoopbackAs, NodePorts: shared.Server.NodePorts(),
 		RootCA: shared.Identity.CAPEM(), ServiceAccountKey: shared.Identity.ServiceAccountKey,
 		SigningCA: func() (*x509.Certificate, crypto.Signer, error) { return ca, key, nil },
-		Workloads: true,
 	}, err
 }
 

@@ -2,6 +2,6 @@
 // about where pods run: garbage collection, the end of namespaces, service accounts, quota, certificates and the like.
 //
 // They run on one peer at a time, the leader of the meta shard, against that peer's own API through in-process clients.
-// Deployments, ReplicaSets, endpoints, scheduling and the life of nodes are decided by package placement instead and must
-// not run here.
+// Workloads, disruption budgets, endpoints, scheduling and the life of nodes are decided by package placement instead and
+// must not run here.
 package controllers

@@ -48,8 +48,6 @@ type Config struct {
 	ServiceAccountKey crypto.Signer
 	// SigningCA returns the CA that signs approved certificate requests.
 	SigningCA func() (*x509.Certificate, crypto.Signer, error)
-	// Workloads also runs upstream's controllers of CronJobs and disruption budgets.
-	Workloads bool
 
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
@@ -103,13 +101,9 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return fmt.Errorf("controllers: %w", err)
 	}
-	list := standing
-	if config.Workloads {
-		list = append(list[:len(list):len(list)], workloads...)
-	}
 	var running sync.WaitGroup
-	runners := make([]runner, 0, len(list))
-	for _, c := range list {
+	runners := make([]runner, 0, len(standing))
+	for _, c := range standing {
 		r, err := c.build(ctx, e, c.name)
 		if err != nil {
 			return fmt.Errorf("controllers: %s: %w", c.name, err)

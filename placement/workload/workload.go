@@ -46,6 +46,14 @@ func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
 		if set, ok := v.DaemonSets.Get(ref.Namespace, ref.Name); ok {
 			return PlanDaemonSet(v, set, now)
 		}
+	case placement.KindBudget:
+		if b, ok := v.Budgets.Get(ref.Namespace, ref.Name); ok {
+			return PlanBudget(v, b, now)
+		}
+	case placement.KindCronJob:
+		if o, ok := v.CronJobs.Get(ref.Namespace, ref.Name); ok {
+			return PlanCronJob(v, o, now)
+		}
 	case placement.KindJob:
 		return planJobRef(v, ref.NamespacedName, now)
 	}
@@ -55,6 +63,7 @@ func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
 var (
 	deploymentKind  = appsv1.SchemeGroupVersion.WithKind("Deployment")
 	replicaSetKind  = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+	cronJobKind     = batchv1.SchemeGroupVersion.WithKind("CronJob")
 	daemonSetKind   = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
 	jobKind         = batchv1.SchemeGroupVersion.WithKind("Job")
 	statefulSetKind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
