@@ -68,3 +68,41 @@ func TestListsShowWholeTransactions(t *testing.T) {
 		t.Errorf("%d lists are too few to prove anything", lists)
 	}
 }
+
+// A bookmark or a list at the revision of any change of a transaction but the last
+// would show half of it; on a peer without a replica, too.
+func TestRevisionsInsideOfTransactionsAreKnown(t *testing.T) {
+	t.Parallel()
+	with, without := twoPeers(t)
+	p, far := newPods(t, with, severalShards), newPods(t, without, severalShards)
+	a, b := twoNamespaces(t, severalShards)
+	p.create(t, a, "before")
+	tx := NewTransaction()
+	var outs []*example.Pod
+	for i := range 3 {
+		outs = append(outs, &example.Pod{})
+		if err := p.Create(WithTransaction(t.Context(), tx), podKey(a, fmt.Sprint(i)), newPod(a, fmt.Sprint(i)), outs[i], 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.create(t, a, "after")
+	p.create(t, b, "elsewhere")
+	shards, err := p.shards.All(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, out := range outs {
+		rev := revisionOf(t, out)
+		if err := p.closeAll(t.Context(), shards, rev); err != nil {
+			t.Fatal(err)
+		}
+		for name, s := range map[string]*pods{"with replicas": p, "without": far} {
+			if cut := s.cuts(t.Context(), shards, rev); cut != (i < 2) {
+				t.Errorf("%s: change %d of 3, at %d, is inside of its transaction: %v", name, i+1, rev, cut)
+			}
+		}
+	}
+}

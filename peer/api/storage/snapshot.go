@@ -67,6 +67,25 @@ func (s *Storage) closeAll(ctx context.Context, shards []uint64, rev store.Revis
 	return group.Wait()
 }
 
+// cuts says that a revision, which the shards have passed, lies among the changes of
+// one transaction of any of them, or that this cannot be found out.
+func (s *Storage) cuts(ctx context.Context, shards []uint64, rev store.Revision) bool {
+	for _, shard := range shards {
+		if view, here := s.host.Local(shard); here && closedThrough(view.Revision()) >= rev {
+			if view.Whole(rev) > rev {
+				return true
+			}
+			continue
+		}
+		at := onShard(shard, rev)
+		result, err := s.list(ctx, shard, consensus.ListOptions{Prefix: s.keys.root(), CountOnly: true, At: at}, consensus.Linearizable)
+		if err != nil || result.Whole > at {
+			return true
+		}
+	}
+	return false
+}
+
 // wanted is what a list's options ask for.
 type wanted struct {
 	exact, minimum store.Revision

@@ -89,6 +89,7 @@ type watcher struct {
 
 	ctx     context.Context
 	cancel  context.CancelFunc
+	shards  []uint64
 	results chan watch.Event
 	poke    chan struct{}
 	// frontier is the revision up to which the reader has everything, bookmarked the
@@ -175,6 +176,7 @@ func (w *watcher) run(b begun) {
 }
 
 func (w *watcher) deliver(b begun) error {
+	w.shards = b.shards
 	w.frontier, w.bookmarked = b.snap.rev, b.snap.rev
 	if w.wantInitial {
 		rev, err := w.initial(b.snap)
@@ -249,9 +251,10 @@ func (w *watcher) askBookmark(c *cursor) <-chan time.Time {
 	return time.After(bookmarkPatience)
 }
 
-// bookmark tells the reader how far the stream is, if that is news.
+// bookmark tells the reader how far the stream is, if that is news and the end of
+// what was committed together; else the next bookmark will tell.
 func (w *watcher) bookmark() error {
-	if w.frontier <= w.bookmarked {
+	if w.frontier <= w.bookmarked || w.s.cuts(w.ctx, w.shards, w.frontier) {
 		return nil
 	}
 	return w.sendBookmark(w.frontier, false)
