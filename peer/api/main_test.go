@@ -100,8 +100,8 @@ func eventually(t *testing.T, check func() error) {
 }
 
 // must passes a value on and fails the test on an error.
-func must[T any](value T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
