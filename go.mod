@@ -27,6 +27,7 @@ require (
 	k8s.io/apiextensions-apiserver v0.0.0
 	k8s.io/apiserver v0.37.2
 	k8s.io/cri-streaming v0.37.0
+	k8s.io/endpointslice v0.0.0
 	k8s.io/kube-aggregator v0.37.2
 	k8s.io/kubectl v0.37.2
 	k8s.io/kubernetes v1.37.2
@@ -251,7 +252,6 @@ require (
 	k8s.io/controller-manager v0.37.2
 	k8s.io/csi-translation-lib v0.0.0 // indirect
 	k8s.io/dynamic-resource-allocation v0.37.2 // indirect
-	k8s.io/endpointslice v0.0.0 // indirect
 	k8s.io/externaljwt v0.0.0 // indirect
 	k8s.io/klog/v2 v2.140.0
 	k8s.io/kms v0.37.2 // indirect

@@ -19,13 +19,22 @@ func jobsEnd(t *testing.T, c *cluster) {
 		return fmt.Sprintf("apiVersion: batch/v1\nkind: Job\nmetadata: {name: %s}\nspec:\n  %s\n  template: {spec: {restartPolicy: Never, containers: [{name: main, image: %s, command: [sh, -c, %q]}]}}\n---\n",
 			name, spec, testImage, script)
 	}
-	c.apply(t, ns, job("good", "completions: 3\n  parallelism: 2", "echo done")+job("bad", "backoffLimit: 0", "exit 1"))
+	c.apply(t, ns, job("good", "completions: 3\n  parallelism: 2", "echo done")+job("bad", "backoffLimit: 0", "exit 1")+
+		job("parts", "completions: 3\n  parallelism: 3\n  completionMode: Indexed\n  ttlSecondsAfterFinished: 5", "echo part $JOB_COMPLETION_INDEX"))
 	wants(t, c.kubectl(t, "-n", ns, "wait", "--for=condition=complete", "job/good", "--timeout=60s"), "condition met")
 	wants(t, c.kubectl(t, "-n", ns, "wait", "--for=condition=failed", "job/bad", "--timeout=60s"), "condition met")
 	if n := c.kubectl(t, "-n", ns, "get", "job", "good", "-o", "jsonpath={.status.succeeded}"); n != "3" {
 		t.Errorf("%s succeeded", n)
 	}
 	wants(t, c.kubectl(t, "-n", ns, "logs", "job/good"), "done")
+	wants(t, c.kubectl(t, "-n", ns, "wait", "--for=condition=complete", "job/parts", "--timeout=60s"), "condition met")
+	eventually(t, soon, "the Job of parts goes after its time to live, and its pods with it", func(ctx context.Context) error {
+		list, err := c.client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{LabelSelector: "job-name=parts"})
+		if err == nil && len(list.Items) > 0 {
+			err = fmt.Errorf("%d are left", len(list.Items))
+		}
+		return err
+	})
 	c.kubectl(t, "-n", ns, "delete", "job", "good")
 	eventually(t, soon, "the Job's pods go with it", func(ctx context.Context) error {
 		list, err := c.client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{LabelSelector: "job-name=good"})

@@ -169,7 +169,29 @@ func (p *planner) endpoint(b *backend, addresses []string) discoveryv1.Endpoint 
 	if name := p.hostname(b); name != "" {
 		e.Hostname = &name
 	}
+	e.Hints = p.hints(&e)
 	return e
+}
+
+// hints say who should use an endpoint, where the service wants its traffic to stay near: KEP-4444 and KEP-3015.
+func (p *planner) hints(e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
+	if !*e.Conditions.Ready {
+		return nil
+	}
+	var h discoveryv1.EndpointHints
+	switch ptr.Deref(p.service.Spec.TrafficDistribution, "") {
+	case corev1.ServiceTrafficDistributionPreferSameNode:
+		h.ForNodes = []discoveryv1.ForNode{{Name: *e.NodeName}}
+	case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone:
+	default:
+		return nil
+	}
+	if e.Zone != nil {
+		h.ForZones = []discoveryv1.ForZone{{Name: *e.Zone}}
+	} else if h.ForNodes == nil {
+		return nil
+	}
+	return &h
 }
 
 func (b *backend) reference() *corev1.ObjectReference {

@@ -9,9 +9,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/endpointslice/trafficdist"
 	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
 
@@ -202,6 +204,36 @@ func TestFewWrites(t *testing.T) {
 	w.Put(makePod(300, "a", true))
 	if n := slicesIn(plan(t, w)); n != 1 {
 		t.Errorf("one gone and one new wrote %d slices", n)
+	}
+}
+
+// TestHintsAreUpstreams compares the hints with those that upstream's library gives the same slices.
+func TestHintsAreUpstreams(t *testing.T) {
+	for _, wish := range []*string{
+		nil, ptr.To(corev1.ServiceTrafficDistributionPreferClose), ptr.To(corev1.ServiceTrafficDistributionPreferSameZone),
+		ptr.To(corev1.ServiceTrafficDistributionPreferSameNode), ptr.To("unknown"),
+	} {
+		w := world.New()
+		w.Put(makeService(func(s *corev1.Service) { s.Spec.TrafficDistribution = wish }))
+		w.Put(makeNode("a", "True"))
+		zoneless := makeNode("b", "True")
+		zoneless.Labels = nil
+		w.Put(zoneless)
+		w.Put(makePod(1, "a", true))
+		w.Put(makePod(2, "a", false))
+		w.Put(makePod(3, "b", true))
+		plan(t, w)
+		got := w.View.EndpointSlices.In("default")[0]
+		want := got.DeepCopy()
+		for i := range want.Endpoints {
+			want.Endpoints[i].Hints = nil
+		}
+		trafficdist.ReconcileHints(wish, []*discoveryv1.EndpointSlice{want}, nil, nil)
+		for i := range want.Endpoints {
+			if g, w := got.Endpoints[i].Hints, want.Endpoints[i].Hints; !apiequality.Semantic.DeepEqual(g, w) {
+				t.Errorf("%s, %s: hints %+v, upstream's %+v", ptr.Deref(wish, "none"), want.Endpoints[i].TargetRef.Name, g, w)
+			}
+		}
 	}
 }
 

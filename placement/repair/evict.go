@@ -206,7 +206,30 @@ func (e *evictor) delete(pod *corev1.Pod, force bool, reason, message string) {
 	if force {
 		change.GracePeriodSeconds = ptr.To[int64](0)
 	}
+	e.markDisrupted(pod, force)
 	e.Add(change)
+}
+
+// markDisrupted says in a Job's pod that it did not fail by itself: the Job's failure policy may ask for that, and the Job's
+// finalizer keeps the pod until it was looked at. One that is given up with its node has failed, since its node cannot say so.
+func (e *evictor) markDisrupted(pod *corev1.Pod, force bool) {
+	if ref := metav1.GetControllerOfNoCopy(pod); ref == nil || ref.Kind != placement.KindJob || placement.Finished(pod) {
+		return
+	}
+	want := pod.DeepCopy()
+	if force {
+		want.Status.Phase = corev1.PodFailed
+	}
+	if c := placement.PodCondition(want, corev1.DisruptionTarget); c == nil || c.Status != corev1.ConditionTrue {
+		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
+		want.Status.Conditions = append(want.Status.Conditions, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(e.now),
+			Reason: "DeletionByTaintManager", Message: "Taint manager: deleting due to NoExecute taint",
+		})
+	} else if !force {
+		return
+	}
+	e.Add(placement.Updating(placement.UpdateStatus, pod, want))
 }
 
 // markNotReady makes a pod's Ready condition say what its node can no longer say.

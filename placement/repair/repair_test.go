@@ -195,6 +195,27 @@ func TestDeletedNodeAndLeftovers(t *testing.T) {
 	}
 }
 
+// TestPodOfAJobSaysThatItWasDisrupted: its Job has to see that it did not fail by itself, and keeps it for that.
+func TestPodOfAJobSaysThatItWasDisrupted(t *testing.T) {
+	f := newFixture(t, 4, sameZone)
+	f.Put(makePod("work", "n0", func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "Job", Name: "work", UID: "work", Controller: ptr.To(true)}}
+		p.Finalizers = []string{"batch.kubernetes.io/job-tracking"}
+	}))
+	f.pass(2*time.Second, "n0")
+	f.pass(time.Minute, "n0")
+	p, ok := f.View.Pod("default", "work")
+	if !ok || p.Object.DeletionTimestamp == nil || p.Object.Status.Phase != corev1.PodFailed {
+		t.Fatalf("there %v, status %+v", ok, p.Object.Status)
+	}
+	if c := placement.PodCondition(p.Object, corev1.DisruptionTarget); c == nil || c.Status != corev1.ConditionTrue {
+		t.Errorf("conditions %+v", p.Object.Status.Conditions)
+	}
+	if done, _ := f.pass(time.Second, "n0"); len(done) != 0 {
+		t.Errorf("again: %v", done)
+	}
+}
+
 func TestStuckDeletionOnALostNode(t *testing.T) {
 	f := newFixture(t, 4, sameZone)
 	f.Put(makePod("agent", "n0", forever, func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: f.Now} }))

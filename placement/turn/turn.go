@@ -249,13 +249,19 @@ func leaving(plan placement.Plan) placement.Plan {
 	return plan
 }
 
-// evict makes one plan of each deletion, so that one pod that changed meanwhile does not hold back the others.
+// evict makes one plan of what concerns one pod, so that one that changed meanwhile does not hold back the others.
 func (l *Leader) evict(t *Turn, now time.Time) {
 	evictions := repair.PlanEvictions(l.view, l.options.Repair, now)
 	t.Brakes, t.Judged = evictions.Brakes, true
 	l.recheck(EvictionRef, evictions.Recheck)
-	for _, change := range evictions.Changes {
-		t.pieces = append(t.pieces, Piece{EvictionRef, placement.Plan{Changes: []placement.Change{change}}})
+	changes := evictions.Changes
+	for len(changes) > 0 {
+		n := 1
+		for n < len(changes) && changes[n].UID == changes[0].UID {
+			n++
+		}
+		t.pieces = append(t.pieces, Piece{EvictionRef, placement.Plan{Changes: changes[:n:n]}})
+		changes = changes[n:]
 	}
 }
 

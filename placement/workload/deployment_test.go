@@ -21,7 +21,7 @@ func keyOf(o metav1.Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
-func newCluster(t *testing.T, d *appsv1.Deployment) cluster {
+func newCluster(t testing.TB, d *appsv1.Deployment) cluster {
 	t.Helper()
 	c := cluster{world.New(), t}
 	c.Put(d)
