@@ -181,9 +181,6 @@ func (m *marks) set(n node, to mark) error {
 		if last := len(m.free) - 1; last >= 0 {
 			s.at, m.free = m.free[last], m.free[:last]
 		} else {
-			if _, err := m.file.WriteAt(make([]byte, markSlot), m.end); err != nil {
-				return err
-			}
 			m.end += markSlot
 		}
 		m.slots[n] = s

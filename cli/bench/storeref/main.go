@@ -152,8 +152,7 @@ func (m *member) close() error {
 	}
 	m.stop()
 	m.link.Close()
-	<-m.done
-	return err
+	return errors.Join(err, <-m.done)
 }
 
 // identities makes the members' keys, and chooses their ports.
