@@ -11,7 +11,7 @@ import (
 func TestShortRun(t *testing.T) {
 	out := &lines{t: t}
 	err := run(t.Context(), Config{
-		For: 50 * time.Second, Epoch: 50 * time.Second, Seed: 4, Peers: 3, Clients: 10, Namespaces: 6, Objects: 5,
+		For: 45 * time.Second, Epoch: 45 * time.Second, Seed: 53, Peers: 3, Clients: 10, Namespaces: 6, Objects: 5,
 		Rate: 200, MinRate: 10, MinAnswered: 0.5, Faults: faultNames(), Binary: peerBinary, Out: t.ArtifactDir(),
 	}, out)
 	if err != nil {
