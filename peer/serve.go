@@ -176,8 +176,23 @@ func usageOf(node string, foreign []pods.Claim) placement.NodeUsage {
 		for _, port := range claim.HostPorts {
 			usage.Ports = append(usage.Ports, placement.HostPort{IP: port.IP, Protocol: port.Protocol, Port: port.Port})
 		}
+		if claim.Pod != nil {
+			usage.Pods = append(usage.Pods, foreignPod(node, claim))
+		}
 	}
 	return usage
+}
+
+// foreignPod is a pod of another shard as its claim tells of it.
+func foreignPod(node string, claim pods.Claim) *corev1.Pod {
+	pod := *claim.Pod
+	pod.Namespace, pod.Name, pod.UID, pod.Spec.NodeName = claim.Namespace, claim.Name, claim.PodUID, node
+	container := corev1.Container{Resources: corev1.ResourceRequirements{Requests: claim.Requests}}
+	for _, port := range claim.HostPorts {
+		container.Ports = append(container.Ports, corev1.ContainerPort{HostPort: port.Port, HostIP: port.IP, Protocol: port.Protocol})
+	}
+	pod.Spec.Containers = []corev1.Container{container}
+	return &pod
 }
 
 // caller is the key under which a connection's proven peer ID stands in a request's context.

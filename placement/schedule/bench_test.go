@@ -6,50 +6,60 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"shoal/placement"
 )
 
-// BenchmarkSchedule decides 1,000 pods per iteration on clusters of 1,000 and 5,000 nodes;
-// figures are pods per second on one core, first look at the nodes included. "distinct" pods
-// share nothing: each is its own class.
-func BenchmarkSchedule(b *testing.B) {
-	replica := func(p *corev1.Pod) {
-		p.Labels["pod-template-hash"] = "h"
-		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "rs", UID: "rs", Controller: ptr.To(true)}}
-	}
-	cases := []struct {
+// BenchmarkGrowth shows what a call costs in clusters of different sizes: the first pod of a kind
+// ("first": a look at each node), and a further equal one ("further": a look at each group).
+func BenchmarkGrowth(b *testing.B) {
+	kinds := []struct {
 		name string
-		edit func(i int) func(*corev1.Pod)
+		edit func(*corev1.Pod)
 	}{
-		{"basic", func(int) func(*corev1.Pod) { return func(*corev1.Pod) {} }},
-		{"replicas", func(int) func(*corev1.Pod) { return replica }},
-		{"spread", func(int) func(*corev1.Pod) { return spreadOver(corev1.LabelTopologyZone, 5, corev1.DoNotSchedule) }},
-		{"antiaffinity", func(int) func(*corev1.Pod) { return selfAffinity(corev1.LabelHostname, true) }},
-		{"distinct", func(i int) func(*corev1.Pod) {
-			return func(p *corev1.Pod) { p.Labels["i"] = fmt.Sprint(i) }
+		{"basic", func(*corev1.Pod) {}},
+		{"replicas", func(p *corev1.Pod) {
+			p.Labels["pod-template-hash"] = "h"
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "rs", UID: "rs", Controller: ptr.To(true)}}
 		}},
+		{"spread", spreadOver(corev1.LabelTopologyZone, 5, corev1.DoNotSchedule)},
+		{"antiaffinity", selfAffinity(corev1.LabelHostname, true)},
+		{"preemption", func(p *corev1.Pod) { request("3", "1Gi")(p); priority(10)(p) }},
 	}
-	for _, nodes := range []int{1000, 5000} {
-		v := placement.NewView()
-		for i := range nodes {
-			v.Upsert(makeNode(fmt.Sprintf("node-%d", i), fmt.Sprintf("zone-%d", i%10)))
-		}
-		for _, c := range cases {
-			pods := make([]*corev1.Pod, 1000)
-			for i := range pods {
-				pods[i] = makePod(fmt.Sprintf("pod-%d", i), c.edit(i))
-			}
-			b.Run(fmt.Sprintf("%s/%d", c.name, nodes), func(b *testing.B) {
-				for b.Loop() {
-					for _, d := range Schedule(v, pods, now) {
-						if d.Node == "" {
-							b.Fatal(d.Unschedulable.Message)
-						}
-					}
+	for _, kind := range kinds {
+		for _, nodes := range []int{500, 5000, 20000} {
+			v := placement.NewView()
+			for i := range nodes {
+				name := fmt.Sprint("node-", i)
+				v.Upsert(makeNode(name, fmt.Sprint("zone-", i%10)))
+				if kind.name == "preemption" {
+					v.Upsert(makePod(fmt.Sprint("low-", i), request("3", "1Gi"), onNode(name)))
 				}
-				b.ReportMetric(float64(b.N*len(pods))/b.Elapsed().Seconds(), "pods/s")
+			}
+			pod := placement.NewPod(makePod("pod", kind.edit))
+			b.Run(fmt.Sprintf("first/%s/nodes=%d", kind.name, nodes), func(b *testing.B) {
+				for b.Loop() {
+					newBatch(v, []*placement.Pod{pod}, now).decide(pod)
+				}
+			})
+			b.Run(fmt.Sprintf("further/%s/nodes=%d", kind.name, nodes), func(b *testing.B) {
+				batch, decided := newBatch(v, []*placement.Pod{pod}, now), 0
+				for b.Loop() {
+					if decided == nodes/2 {
+						b.StopTimer()
+						batch, decided = newBatch(v, []*placement.Pod{pod}, now), 0
+						b.StartTimer()
+					}
+					equal, object := *pod, *pod.Object
+					object.UID = types.UID(fmt.Sprint(decided))
+					equal.Object = &object
+					if d := batch.decide(&equal); d.Node == "" && d.Preempt == nil {
+						b.Fatal(d.Unschedulable.Message)
+					}
+					decided++
+				}
 			})
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
 )
@@ -29,7 +30,8 @@ type Claim struct {
 	Name      string              `json:"name"`
 	Requests  corev1.ResourceList `json:"requests,omitempty"`
 	HostPorts []HostPort          `json:"hostPorts,omitempty"`
-	// Pod lets the node prepare while the binding commits; optional.
+	// Pod lets the node prepare while the binding commits; optional. Of a pod that runs it is what leaders of other shards need to know
+	// to keep their pods near it or away from it, or to preempt it: labels, inter-pod affinity, priority, start and deletion.
 	Pod *corev1.Pod `json:"pod,omitempty"`
 }
 
@@ -68,6 +70,17 @@ func ClaimOf(pod *corev1.Pod) Claim {
 		if restartable(&pod.Spec.InitContainers[i]) {
 			c.HostPorts = append(c.HostPorts, hostPorts(&pod.Spec.InitContainers[i])...)
 		}
+	}
+	return c
+}
+
+// heldBy is the claim of a pod that is bound here.
+func heldBy(pod *corev1.Pod) Claim {
+	c := ClaimOf(pod)
+	c.Pod = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: pod.Labels, DeletionTimestamp: pod.DeletionTimestamp}}
+	c.Pod.Spec.Priority, c.Pod.Status.StartTime = pod.Spec.Priority, pod.Status.StartTime
+	if a := pod.Spec.Affinity; a != nil && (a.PodAffinity != nil || a.PodAntiAffinity != nil) {
+		c.Pod.Spec.Affinity = &corev1.Affinity{PodAffinity: a.PodAffinity, PodAntiAffinity: a.PodAntiAffinity}
 	}
 	return c
 }

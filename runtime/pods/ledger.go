@@ -45,7 +45,7 @@ func (l *Ledger) SetRunning(pods []*corev1.Pod) {
 	running := make(map[types.UID]Claim, len(pods))
 	for _, pod := range pods {
 		if !terminal(pod.Status.Phase) {
-			running[pod.UID] = ClaimOf(pod)
+			running[pod.UID] = heldBy(pod)
 		}
 	}
 	l.mu.Lock()
@@ -65,7 +65,7 @@ func (l *Ledger) Upsert(pod *corev1.Pod) {
 		delete(l.load.Running, pod.UID)
 		return
 	}
-	l.load.Running[pod.UID] = ClaimOf(pod)
+	l.load.Running[pod.UID] = heldBy(pod)
 }
 
 // Remove forgets a pod, and its grant.

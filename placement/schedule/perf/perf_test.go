@@ -1,29 +1,12 @@
 package perf
 
-import (
-	"fmt"
-	"testing"
-)
+import "testing"
 
 // BenchmarkSchedulerPerf decides all pods of each case on one core and reports pods per second,
 // scheduler_perf's floor for kube-scheduler, and how many times the floor that is.
 func BenchmarkSchedulerPerf(b *testing.B) {
 	for _, c := range Cases() {
 		b.Run(c.Name, func(b *testing.B) { measure(b, &c) })
-	}
-}
-
-// BenchmarkGrowth shows what a further equal pod costs in clusters of different sizes.
-func BenchmarkGrowth(b *testing.B) {
-	for _, c := range Cases()[:6] {
-		for _, nodes := range []int{500, 5000, 20000} {
-			grown := c
-			grown.Nodes, grown.Placed, grown.Pods = nodes, min(c.Placed, nodes/5), 2*Batch
-			if c.Name == "RequiredPodAntiAffinity" {
-				grown.Pods = min(grown.Pods, nodes/2)
-			}
-			b.Run(fmt.Sprintf("%s/nodes=%d", c.Name, nodes), func(b *testing.B) { measure(b, &grown) })
-		}
 	}
 }
 
