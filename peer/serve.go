@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,7 +29,7 @@ func (p *Peer) serveAPI(ctx context.Context, group *errgroup.Group) error {
 		Host:     p.host,
 		PeerName: p.self.Name, AdvertiseAddress: p.endpoint(), ServiceCIDR: cluster.ServiceCIDR,
 		ClientCA: cluster.CAPEM(), ServiceAccountKey: cluster.ServiceAccountKey, EncryptionKey: cluster.EncryptionKey,
-		KubeletDial: p.dialKubelet, NodeLeases: p.leases, Usage: (&usages{ask: p.askUsage}).of, AuditLog: filepath.Join(p.cfg.DataDir, "audit.log"), Logger: p.log,
+		KubeletDial: p.dialKubelet, NodeLeases: p.leases, Usage: (&usages{ask: p.askUsage}).of, AuditLog: p.cfg.auditLog(), Logger: p.log,
 	})
 	if err != nil {
 		return err

@@ -31,6 +31,14 @@ func (c Config) StoreDir() string { return filepath.Join(c.DataDir, "consensus")
 // SocketPath is the local administration socket.
 func (c Config) SocketPath() string { return filepath.Join(c.DataDir, SocketName) }
 
+// auditLog is where requests are written down. A simulated machine keeps none: the rotation never ends its goroutine.
+func (c Config) auditLog() string {
+	if c.Machine.simulated() {
+		return ""
+	}
+	return filepath.Join(c.DataDir, "audit.log")
+}
+
 // KubeconfigPath is the administrator's kubeconfig that the peer keeps up to date.
 func (c Config) KubeconfigPath() string { return filepath.Join(c.DataDir, "kubeconfig") }
 

@@ -33,6 +33,11 @@ func NewClient(path string) *Client {
 	return c
 }
 
+// NewClientOver is a client over a given transport, for simulations.
+func NewClientOver(transport http.RoundTripper) *Client {
+	return &Client{socket: "peer", http: http.Client{Transport: transport}}
+}
+
 // Status asks for the peer's view of the cluster.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
 	var status Status

@@ -218,7 +218,9 @@ func (f *Fleet) Config(m *Machine) (*rest.Config, error) {
 	}
 	config.Host = "https://" + net.JoinHostPort(m.Address.String(), fmt.Sprint(port))
 	config.QPS, config.Timeout = -1, 0
-	config.Dial = func(ctx context.Context, _, address string) (net.Conn, error) { return f.Network.dial(ctx, f.client, address) }
+	config.Dial = func(ctx context.Context, _, address string) (net.Conn, error) {
+		return f.Network.dial(ctx, f.client, address)
+	}
 	return config, nil
 }
 

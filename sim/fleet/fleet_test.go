@@ -2,38 +2,56 @@ package fleet
 
 import (
 	"context"
+	"flag"
 	"log/slog"
 	"os"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func TestThreePeersFormACluster(t *testing.T) {
-	dir := t.TempDir()
-	real := time.Now()
+var verbose = flag.Bool("peerlog", false, "print the peers' logs")
+
+func logger() *slog.Logger {
+	if *verbose {
+		return slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// play runs a plan in a bubble and reports.
+func play(t *testing.T, plan Plan) Report {
+	t.Helper()
+	dir, begun := t.TempDir(), time.Now()
+	var report Report
+	var err error
 	synctest.Test(t, func(t *testing.T) {
-		f := Open(dir, 1, slog.New(slog.NewTextHandler(os.Stderr, nil)))
-		defer f.Close()
-		begun := time.Now()
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		time.Sleep(time.Until(Epoch)) // a bubble begins in 2000
+		ctx, cancel := context.WithTimeout(context.Background(), plan.For+time.Hour)
 		defer cancel()
-		if err := f.Grow(ctx, 3); err != nil {
-			t.Fatal(err)
-		}
-		t.Log("three peers after", time.Since(begun))
-		client, err := f.Client(f.Machines()[2])
-		if err != nil {
-			t.Fatal(err)
-		}
-		nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Log(len(nodes.Items), "nodes")
-		time.Sleep(time.Minute)
+		report, err = Run(ctx, dir, plan, logger())
 	})
-	t.Log("real", time.Since(real))
+	for _, event := range report.Events {
+		t.Log(event)
+	}
+	real := time.Since(begun)
+	t.Logf("seed %d: %d faults in %s of virtual time, %s real, %.0f times as fast", plan.Seed, report.Faults, report.Virtual.Round(time.Second), real.Round(time.Millisecond), report.Virtual.Seconds()/real.Seconds())
+	if err != nil {
+		t.Errorf("seed %d: %v", plan.Seed, err)
+	}
+	for _, violation := range report.Violations {
+		t.Errorf("seed %d: %v", plan.Seed, violation)
+	}
+	return report
+}
+
+func TestACalmClusterSettles(t *testing.T) {
+	play(t, Plan{Seed: 1, Peers: 3, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2}, For: time.Minute, Settle: time.Minute})
+}
+
+func TestFaults(t *testing.T) {
+	play(t, Plan{
+		Seed: 1, Peers: 5, Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 3, Deployment: 5, StatefulSet: 3},
+		Faults: Faults, For: 5 * time.Minute, Settle: 2 * time.Minute,
+	})
 }

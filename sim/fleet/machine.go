@@ -21,6 +21,9 @@ import (
 	"shoal/runtime/pods/podstest"
 )
 
+// adminPort stands for the socket of local administration, which only the machine itself can reach.
+const adminPort = "0.0.0.0:1"
+
 // Image is the one image that every machine of a fleet holds.
 const Image = "fleet.local/app:1"
 
@@ -42,6 +45,7 @@ type Machine struct {
 	mu      sync.Mutex
 	renewed time.Time // the watchdog's: until when, or since when, the lease holds
 	known   map[string]pods.SandboxSpec
+	again   []string // pods of which a container was started again
 }
 
 func newMachine(network *Network, name string, address netip.Addr, dir string) *Machine {
@@ -68,7 +72,9 @@ type process struct {
 func (p process) parts() peer.Machine {
 	m := p.machine
 	return peer.Machine{
-		Listen:       func(_ context.Context, address string) (net.Listener, error) { return m.network.listen(m.Address, address) },
+		Listen: func(_ context.Context, address string) (net.Listener, error) {
+			return m.network.listen(m.Address, address)
+		},
 		ListenPacket: func(address string) (net.PacketConn, error) { return m.network.listenPacket(m.Address, address) },
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
 			if !p.alive() {
@@ -76,31 +82,13 @@ func (p process) parts() peer.Machine {
 			}
 			return m.network.dial(ctx, m.Address, address)
 		},
-		Admin:   func(string) (net.Listener, error) { return &idle{closed: make(chan struct{})}, nil },
+		Admin:   func(string) (net.Listener, error) { return m.network.listen(m.Address, adminPort) },
 		StoreFS: m.disk, Frugal: true,
 		Runtime: runtime{Engine: m.engine, process: p},
 		Links:   m.links, Device: m.device, Ruleset: m.rules, Volumes: usage{m.volumes},
 		DialPod: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed },
 	}
 }
-
-// idle is the socket of local administration, which nobody calls.
-type idle struct {
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *idle) Accept() (net.Conn, error) {
-	<-l.closed
-	return nil, net.ErrClosed
-}
-
-func (l *idle) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return nil
-}
-
-func (l *idle) Addr() net.Addr { return &net.UnixAddr{Name: "peer.sock", Net: "unix"} }
 
 // usage adds that volumes hold nothing.
 type usage struct{ *podstest.Volumes }
@@ -133,7 +121,7 @@ func (r runtime) Start(ctx context.Context, id string) (pods.ContainerState, err
 	if !r.process.alive() {
 		return pods.ContainerState{}, pods.ErrUnavailable
 	}
-	if spec, ok := r.Engine.Spec(id); ok && !r.process.machine.mayStart(spec.PodUID) {
+	if spec, ok := r.Engine.Spec(id); ok && !r.process.machine.mayStart(spec) {
 		return pods.ContainerState{}, pods.ErrUnavailable
 	}
 	return r.Engine.Start(ctx, id)
@@ -190,10 +178,16 @@ func (r runtime) Close(gone bool) error {
 	return nil
 }
 
-func (m *Machine) mayStart(podUID string) bool {
+func (m *Machine) mayStart(spec pods.ContainerSpec) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !m.known[podUID].Identity || time.Since(m.renewed) < fence.After
+	if !m.known[spec.PodUID].Identity {
+		if spec.Attempt > 0 {
+			m.again = append(m.again, spec.Namespace+"/"+spec.PodName)
+		}
+		return true
+	}
+	return time.Since(m.renewed) < fence.After
 }
 
 // watch is the machine's watchdog (runtime/containerd/fence): it kills what must not run twice when nobody renews the lease.
@@ -240,4 +234,43 @@ func (m *Machine) crash() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.known, m.renewed = map[string]pods.SandboxSpec{}, time.Time{}
+}
+
+// addresses are those of the pods that run here.
+func (m *Machine) addresses() []string {
+	attached, err := m.links.Existing(context.Background())
+	if err != nil {
+		return nil
+	}
+	running := m.engine.RunningPods()
+	var out []string
+	for _, a := range attached {
+		if slices.Contains(running, a.PodUID) {
+			out = append(out, a.IP.String())
+		}
+	}
+	return out
+}
+
+// runningIn are the names of a namespace's pods that run here.
+func (m *Machine) runningIn(namespace string) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var names []string
+	for _, uid := range m.engine.RunningPods() {
+		if spec := m.known[uid]; spec.Namespace == namespace {
+			names = append(names, spec.Name)
+		}
+	}
+	return names
+}
+
+// restarted are the pods of which a container was started again, since the last call; those with an identity excepted, which fencing
+// may end.
+func (m *Machine) restarted() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	names := m.again
+	m.again = nil
+	return names
 }
