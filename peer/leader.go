@@ -72,23 +72,25 @@ func decided(key string) bool {
 
 func (l *leader) loop(ctx context.Context) error {
 	for {
-		timer := time.NewTimer(l.untilNext(time.Now()))
+		// Before both lists are there nothing is due: only they can wake the loop.
+		listed := l.queue.has(l.shard, registry) && l.queue.has(consensus.MetaShard, registry)
+		var due <-chan time.Time
+		if listed {
+			due = time.After(l.untilNext(time.Now()))
+		}
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
 		case ask := <-l.asks:
 			timer.Stop()
 			ask()
 			continue
 		case <-l.queue.wake:
-		case <-timer.C:
+		case <-due:
 		}
-		timer.Stop()
-		if !l.queue.has(l.shard, registry) || !l.queue.has(consensus.MetaShard, registry) {
-			continue
+		if listed {
+			l.turn(ctx)
 		}
-		l.turn(ctx)
 	}
 }
 

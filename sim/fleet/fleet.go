@@ -34,8 +34,9 @@ import (
 // port is the one port of every peer.
 const port = 7443
 
-// Epoch is when a fleet begins. A bubble begins in 2000, before revisions can count.
-var Epoch = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+// Epoch is when a fleet begins. A bubble begins in 2000, before revisions can count; and parts of upstream's code remember when the process
+// began, which must not lie in a fleet's future.
+var Epoch = time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Fleet is a cluster in one process.
 type Fleet struct {

@@ -126,8 +126,14 @@ func (r *run) await(ctx context.Context, most time.Duration) (time.Duration, err
 	begun := time.Now()
 	for {
 		err := r.converged(ctx)
-		if err == nil || time.Since(begun) > most {
-			return time.Since(begun), err
+		if err == nil {
+			return time.Since(begun), nil
+		}
+		if took := time.Since(begun); took > most {
+			if client, cannot := r.anyClient(ctx); cannot == nil {
+				err = fmt.Errorf("%w%s", err, r.plan.Workload.waiting(ctx, client))
+			}
+			return took, err
 		}
 		if err := errors.Join(ctx.Err(), pause(ctx, 200*time.Millisecond)); err != nil {
 			return time.Since(begun), err

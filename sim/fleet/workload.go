@@ -100,3 +100,38 @@ func (w Workload) settled(ctx context.Context, client kubernetes.Interface) erro
 	}
 	return nil
 }
+
+// waiting says of each pod that is not ready what its own status says of it.
+func (w Workload) waiting(ctx context.Context, client kubernetes.Interface) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err.Error()
+	}
+	text := ""
+	for _, pod := range pods.Items {
+		if podReady(&pod) {
+			continue
+		}
+		text += fmt.Sprintf("\n  %s/%s on %q: %s", pod.Namespace, pod.Name, pod.Spec.NodeName, pod.Status.Phase)
+		for _, c := range pod.Status.Conditions {
+			if c.Status != corev1.ConditionTrue {
+				text += fmt.Sprintf(", not %s (%s %s)", c.Type, c.Reason, c.Message)
+			}
+		}
+		for _, c := range pod.Status.ContainerStatuses {
+			text += fmt.Sprintf(", %s %+v", c.Name, c.State)
+		}
+	}
+	return text
+}
+
+func podReady(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
