@@ -82,7 +82,6 @@ func (l *leader) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case ask := <-l.asks:
-			timer.Stop()
 			ask()
 			continue
 		case <-l.queue.wake:

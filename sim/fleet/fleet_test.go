@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"testing"
@@ -49,9 +50,28 @@ func TestACalmClusterSettles(t *testing.T) {
 	play(t, Plan{Seed: 1, Peers: 3, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2}, For: time.Minute, Settle: time.Minute})
 }
 
+// TestFaults hurts small fleets for some minutes of virtual time in all, with every kind of fault. SHOAL_FLEET_SEEDS=1-20 runs others.
 func TestFaults(t *testing.T) {
-	play(t, Plan{
-		Seed: 1, Peers: 5, Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 3, Deployment: 5, StatefulSet: 3},
-		Faults: Faults, For: 5 * time.Minute, Settle: 2 * time.Minute,
-	})
+	for _, seed := range seeds(t, 1, 2) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			play(t, Plan{
+				Seed: seed, Peers: 3, Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
+				Faults: Faults, For: 90 * time.Second, Settle: 2 * time.Minute,
+			})
+		})
+	}
+}
+
+// seeds are those that the environment names, or the given ones.
+func seeds(t *testing.T, first, last uint64) []uint64 {
+	if text := os.Getenv("SHOAL_FLEET_SEEDS"); text != "" {
+		if n, err := fmt.Sscanf(text, "%d-%d", &first, &last); n != 2 {
+			t.Fatalf("SHOAL_FLEET_SEEDS=%s: not FIRST-LAST: %v", text, err)
+		}
+	}
+	var all []uint64
+	for seed := first; seed <= last; seed++ {
+		all = append(all, seed)
+	}
+	return all
 }

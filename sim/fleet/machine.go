@@ -151,6 +151,13 @@ func (r runtime) RemoveSandbox(ctx context.Context, podUID string) error {
 	return r.Engine.RemoveSandbox(ctx, podUID)
 }
 
+// Info has no folder of images: the disk of whoever runs the simulation is not this machine's.
+func (r runtime) Info(ctx context.Context) (pods.Info, error) {
+	info, err := r.Engine.Info(ctx)
+	info.ImageRoot = ""
+	return info, err
+}
+
 // Renewed implements peer.Runtime.
 func (r runtime) Renewed(at time.Time) error { return r.extend(at) }
 
