@@ -38,6 +38,10 @@ const port = 7443
 // began, which must not lie in a fleet's future.
 var Epoch = time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// lingering is how long goroutines of libraries outlive what they belong to, until their timers end them. A bubble's clock stands still once
+// its test is over.
+const lingering = 30 * time.Second
+
 // Fleet is a cluster in one process.
 type Fleet struct {
 	Network *Network
@@ -96,6 +100,9 @@ func (f *Fleet) Add(zone string) *Machine {
 	address := netip.AddrFrom4([4]byte{192, 0, 2 + byte(i/250), byte(1 + i%250)})
 	name := fmt.Sprintf("peer-%d", i+1)
 	m := newMachine(f.Network, name, address, filepath.Join(f.dir, name))
+	if err := m.format(); err != nil {
+		panic(err) // a file system in memory
+	}
 	m.Zone = zone
 	f.machines = append(f.machines, m)
 	f.watchers.Go(func() { m.watch(f.ctx) })
@@ -313,4 +320,5 @@ func (f *Fleet) Close() {
 	}
 	f.watchers.Wait()
 	close(f.never)
+	time.Sleep(lingering)
 }

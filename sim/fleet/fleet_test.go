@@ -50,9 +50,9 @@ func TestACalmClusterSettles(t *testing.T) {
 	play(t, Plan{Seed: 1, Peers: 3, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2}, For: time.Minute, Settle: time.Minute})
 }
 
-// TestFaults hurts small fleets for some minutes of virtual time in all, with every kind of fault. SHOAL_FLEET_SEEDS=1-20 runs others.
+// TestFaults hurts a small fleet with faults of every kind for a minute and a half of virtual time. SHOAL_FLEET_SEEDS=1-20 runs other seeds.
 func TestFaults(t *testing.T) {
-	for _, seed := range seeds(t, 1, 2) {
+	for _, seed := range seeds(t, 1, 1) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			play(t, Plan{
 				Seed: seed, Peers: 3, Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},

@@ -2,9 +2,11 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -53,6 +55,22 @@ func newMachine(network *Network, name string, address netip.Addr, dir string) *
 		Name: name, Address: address, network: network, dir: dir, disk: vfs.NewStrictMem(),
 		links: &podnet.Memory{}, device: &tunnel.Memory{}, rules: &vip.Memory{}, volumes: &podstest.Volumes{},
 		engine: newEngine(), known: map[string]pods.SandboxSpec{},
+	}
+}
+
+// format makes the data folder on the store's disk, durably: whoever installs a machine has done that long ago.
+func (m *Machine) format() error {
+	if err := m.disk.MkdirAll(m.dir, 0o700); err != nil {
+		return err
+	}
+	for dir := m.dir; ; dir = filepath.Dir(dir) {
+		d, err := m.disk.OpenDir(dir)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(d.Sync(), d.Close()); err != nil || dir == filepath.Dir(dir) {
+			return err
+		}
 	}
 }
 
