@@ -20,7 +20,7 @@ func jobsEnd(t *testing.T, c *cluster) {
 			name, spec, testImage, script)
 	}
 	c.apply(t, ns, job("good", "completions: 3\n  parallelism: 2", "echo done")+job("bad", "backoffLimit: 0", "exit 1")+
-		job("parts", "completions: 3\n  parallelism: 3\n  completionMode: Indexed\n  ttlSecondsAfterFinished: 5", "echo part $JOB_COMPLETION_INDEX"))
+		job("parts", "completions: 3\n  parallelism: 3\n  completionMode: Indexed", "echo part $JOB_COMPLETION_INDEX"))
 	wants(t, c.kubectl(t, "-n", ns, "wait", "--for=condition=complete", "job/good", "--timeout=60s"), "condition met")
 	wants(t, c.kubectl(t, "-n", ns, "wait", "--for=condition=failed", "job/bad", "--timeout=60s"), "condition met")
 	if n := c.kubectl(t, "-n", ns, "get", "job", "good", "-o", "jsonpath={.status.succeeded}"); n != "3" {
@@ -28,13 +28,9 @@ func jobsEnd(t *testing.T, c *cluster) {
 	}
 	wants(t, c.kubectl(t, "-n", ns, "logs", "job/good"), "done")
 	wants(t, c.kubectl(t, "-n", ns, "wait", "--for=condition=complete", "job/parts", "--timeout=60s"), "condition met")
-	eventually(t, soon, "the Job of parts goes after its time to live, and its pods with it", func(ctx context.Context) error {
-		list, err := c.client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{LabelSelector: "job-name=parts"})
-		if err == nil && len(list.Items) > 0 {
-			err = fmt.Errorf("%d are left", len(list.Items))
-		}
-		return err
-	})
+	if parts := c.kubectl(t, "-n", ns, "get", "job", "parts", "-o", "jsonpath={.status.completedIndexes}"); parts != "0-2" {
+		t.Errorf("indexes %q are completed", parts)
+	}
 	c.kubectl(t, "-n", ns, "delete", "job", "good")
 	eventually(t, soon, "the Job's pods go with it", func(ctx context.Context) error {
 		list, err := c.client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{LabelSelector: "job-name=good"})
