@@ -155,3 +155,23 @@ func (h *Host) purgeIfRemoved(ctx context.Context, d diskReplica) (gone bool, er
 	h.changed.broadcast()
 	return true, h.disk.drop(d.Shard, d.Replica)
 }
+
+// removeLeftovers deletes replicas whose removal a stop has interrupted, and those that a
+// recovery has replaced, before anything runs: raft does not delete one replica of a shard
+// while another one runs. What fails is left to reconcile, which says why.
+func (h *Host) removeLeftovers() {
+	for _, d := range h.disk.replicas() {
+		if !d.Removing {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(h.ctx, 10*time.Second)
+		err := h.nh.SyncRemoveData(ctx, d.Shard, d.Replica)
+		cancel()
+		if err == nil || errors.Is(err, dragonboat.ErrShardNotFound) {
+			err = h.disk.drop(d.Shard, d.Replica)
+		}
+		if err != nil {
+			h.cfg.Logger.Warn("a removed replica could not be deleted", "shard", d.Shard, "replica", d.Replica, "err", err)
+		}
+	}
+}

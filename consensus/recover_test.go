@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -110,6 +112,14 @@ func TestALostShardIsRecoveredFromACopy(t *testing.T) {
 	hosts["a"] = reopen(t, network, hosts["a"], "a", dirs["a"])
 	mustGet(t, hosts["d"], 1, "k", "kept")
 	mustPut(t, hosts["e"], 1, "k", "new")
+	settled(t, hosts["a"], 1, voters("a")...)
+	eventually(t, "the former replica is deleted", func() error {
+		text, err := os.ReadFile(filepath.Join(dirs["a"], "consensus.json"))
+		if err == nil && strings.Contains(string(text), "removing") {
+			err = fmt.Errorf("the folder says %s", text)
+		}
+		return err
+	})
 	place(t, hosts["a"], 1, voters("a", "d", "e")...)
 	settled(t, hosts["e"], 1, voters("a", "d", "e")...)
 
