@@ -144,19 +144,52 @@ type outcome struct {
 	err error
 }
 
-// apply commits every plan as a transaction of its own.
+// apply commits plans, several small ones together.
 func (l *leader) apply(ctx context.Context, work []turn.Piece) []outcome {
 	outcomes := make([]outcome, len(work))
 	var group errgroup.Group
 	group.SetLimit(parallelPlans)
-	for i, piece := range work {
+	for first := 0; first < len(work); {
+		end := batchEnd(work, first)
 		group.Go(func() error {
-			outcomes[i].at, outcomes[i].err = l.commit.Commit(ctx, piece.Plan.Changes)
+			l.applyBatch(ctx, work[first:end], outcomes[first:end])
 			return nil
 		})
+		first = end
 	}
 	_ = group.Wait() // the outcomes tell
 	return outcomes
+}
+
+// batchSize bounds the plans about single pods that are one transaction. Each alone would cost an entry of the log and its turn in the
+// queue for the disk; all of them in one would make the others wait, and be taken anew for one pod that has changed.
+const batchSize = 64
+
+// batchEnd is where the transaction that begins with plan first ends. Only plans about waiting pods share one.
+func batchEnd(work []turn.Piece, first int) int {
+	end := first + 1
+	for end < len(work) && end-first < batchSize && work[first].Ref.Kind == placement.KindPod && work[end].Ref.Kind == placement.KindPod {
+		end++
+	}
+	return end
+}
+
+// applyBatch commits plans as one transaction; if anything speaks against one of them, each by itself.
+func (l *leader) applyBatch(ctx context.Context, work []turn.Piece, outcomes []outcome) {
+	var changes []placement.Change
+	for _, piece := range work {
+		changes = append(changes, piece.Plan.Changes...)
+	}
+	at, err := l.commit.Commit(ctx, changes)
+	if err == nil || len(work) == 1 {
+		for i := range outcomes {
+			outcomes[i] = outcome{at, err}
+		}
+		return
+	}
+	for i, piece := range work {
+		outcomes[i].at, outcomes[i].err = l.commit.Commit(ctx, piece.Plan.Changes)
+	}
 }
 
 // settleAll does what follows from every outcome, and returns the highest revision.

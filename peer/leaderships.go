@@ -128,9 +128,14 @@ func (p *Peer) leadMeta(ctx context.Context) error {
 	})
 	defer upstream.Wait()
 	defer cancel()
+	recorders, end, err := p.recorders(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	return (&meta{
 		host: p.host, commit: p.committer(), renewals: p.renewals, repair: repair.Defaults(), failed: p.failedNodes,
-		advertise: p.api.SetKubernetesEndpoints, forget: p.forgetGone, log: p.log,
+		advertise: p.api.SetKubernetesEndpoints, forget: p.forgetGone, events: newEvents(recorders), log: p.log,
 		shards: &shardKeeper{
 			host: p.host, members: p.members.Members, changed: changed, log: p.log,
 		},

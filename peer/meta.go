@@ -94,12 +94,14 @@ type meta struct {
 	shards    *shardKeeper
 	// forget removes peers that are gone and whose Node object somebody deleted: this is how a machine that will not come back is given up.
 	forget func(ctx context.Context, hasNode func(name string) bool) error
+	events events
 	log    *slog.Logger
 
 	queue      *queue
 	view       *placement.View
 	since      time.Time
 	swept      time.Time
+	held       map[string]bool // zones whose evictions are held back
 	advertised string
 }
 
@@ -183,6 +185,7 @@ func (m *meta) sweep(ctx context.Context, now time.Time) {
 		return
 	}
 	m.swept = now
+	m.tellBrakes()
 	err := m.forget(ctx, func(name string) bool {
 		node, known := m.view.Node(name)
 		return known && node.Object != nil
@@ -190,6 +193,26 @@ func (m *meta) sweep(ctx context.Context, now time.Time) {
 	if err != nil && ctx.Err() == nil {
 		m.log.Warn("peers that are gone could not be forgotten", "error", err)
 	}
+}
+
+// tellBrakes says once, at every lost node of a zone, that nobody is evicted there.
+func (m *meta) tellBrakes() {
+	held := map[string]bool{}
+	for _, brake := range repair.Brakes(m.view, m.repair) {
+		held[brake.Zone] = true
+		if m.held[brake.Zone] {
+			continue
+		}
+		m.log.Warn("evictions are held back", "reason", brake.Reason)
+		for _, node := range m.view.Nodes() {
+			if node.Zone() == brake.Zone && node.Lost() {
+				m.events.record(placement.Event{
+					Regarding: node.Object, Type: corev1.EventTypeWarning, Reason: "EvictionsHeldBack", Message: brake.Reason, Component: "node-controller",
+				})
+			}
+		}
+	}
+	m.held = held
 }
 
 // takeoverGrace is what nodes are given, on top of the lease, to find a new meta leader. Too little would take all of them for lost at

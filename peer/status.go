@@ -11,6 +11,8 @@ import (
 
 	"shoal/consensus"
 	"shoal/peer/admin"
+	"shoal/placement"
+	"shoal/placement/repair"
 )
 
 // statusPatience bounds what a status asks other peers.
@@ -39,6 +41,7 @@ func (p *Peer) status(ctx context.Context) (*admin.Status, error) {
 	} else {
 		s.Problems = append(s.Problems, "the API is starting")
 	}
+	s.Problems = append(s.Problems, p.brakes(ctx)...)
 	return s, nil
 }
 
@@ -215,4 +218,23 @@ func (p *Peer) namespacesPerShard(ctx context.Context) map[uint64][]string {
 		}
 	}
 	return found
+}
+
+// brakes says where pods of lost nodes are not replaced, because too many were lost at once.
+func (p *Peer) brakes(ctx context.Context) []string {
+	list, err := p.host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: nodePrefix}, consensus.Local)
+	if err != nil {
+		return nil // that the meta shard cannot be read is said already
+	}
+	view := placement.NewView()
+	for _, kv := range list.KVs {
+		if node, err := decode(kv.Value, kv.Mod); err == nil {
+			view.Upsert(node)
+		}
+	}
+	var problems []string
+	for _, brake := range repair.Brakes(view, repair.Defaults()) {
+		problems = append(problems, brake.Reason)
+	}
+	return problems
 }

@@ -58,6 +58,9 @@ func (z *zone) together(window time.Duration) int {
 	return most
 }
 
+// Brakes finds the zones in which nobody is evicted from lost nodes now.
+func Brakes(v *placement.View, o Options) []Brake { return brakes(zonesOf(v), o) }
+
 // brakes finds the zones in which nobody is to be evicted from lost nodes.
 func brakes(zones map[string]*zone, o Options) []Brake {
 	var found []Brake
