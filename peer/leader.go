@@ -149,13 +149,13 @@ func (l *leader) apply(ctx context.Context, work []turn.Piece) []outcome {
 	outcomes := make([]outcome, len(work))
 	var group errgroup.Group
 	group.SetLimit(parallelPlans)
-	for first := 0; first < len(work); {
-		end := batchEnd(work, first)
+	for next := 0; next < len(work); {
+		first, end := next, batchEnd(work, next)
 		group.Go(func() error {
 			l.applyBatch(ctx, work[first:end], outcomes[first:end])
 			return nil
 		})
-		first = end
+		next = end
 	}
 	_ = group.Wait() // the outcomes tell
 	return outcomes

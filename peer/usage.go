@@ -96,7 +96,7 @@ func (p *Peer) askUsage(ctx context.Context, node string) (use stats.Use, err er
 	return use, errUnknownNode(node)
 }
 
-// measure keeps this node's figures until ctx ends.
+// measure keeps this node's figures until ctx ends, and makes room where they call for it.
 func (n *node) measure(ctx context.Context) error {
 	ticker := time.NewTicker(stats.UseInterval)
 	defer ticker.Stop()
@@ -104,6 +104,7 @@ func (n *node) measure(ctx context.Context) error {
 		if err := n.stats.SampleUse(ctx); err != nil && ctx.Err() == nil {
 			n.log.Debug("what runs here could not be measured", "error", err)
 		}
+		n.relieve(ctx)
 		select {
 		case <-ctx.Done():
 			return nil

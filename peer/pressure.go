@@ -1,0 +1,106 @@
+package peer
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"shoal/runtime/pods"
+)
+
+// relieve makes room on a node under pressure: one pod at a time goes, so that the next look can tell whether it was enough. Where disk is
+// short, images that nobody uses go first. The conditions, which keep new pods away, are written at once.
+func (n *node) relieve(ctx context.Context) {
+	pressure, err := n.stats.Pressure(ctx)
+	if err != nil {
+		n.log.Debug("the node's pressure could not be measured", "error", err)
+		return
+	}
+	if !pressure.Memory && !pressure.Disk {
+		return
+	}
+	n.statusChanged()
+	if pressure.Disk && n.dropImage(ctx) {
+		return
+	}
+	resource := corev1.ResourceMemory
+	if !pressure.Memory {
+		resource = corev1.ResourceEphemeralStorage
+	}
+	consumers, err := n.consumers(ctx, resource)
+	if err != nil {
+		n.log.Warn("the node is under pressure and cannot tell what its pods use", "error", err)
+		return
+	}
+	for _, c := range pods.RankForEviction(consumers, resource) {
+		if n.agent.Evict(c.Pod.UID, pods.EvictionMessage(c, resource)) {
+			n.log.Warn("a pod is evicted, the node is under pressure", "pod", c.Pod.Namespace+"/"+c.Pod.Name, "resource", resource)
+			return
+		}
+	}
+}
+
+// dropImage removes the largest image that no pod here uses.
+func (n *node) dropImage(ctx context.Context) bool {
+	images, err := n.engine.ListImages(ctx)
+	if err != nil {
+		n.log.Warn("images could not be listed for removal", "error", err)
+		return false
+	}
+	for _, image := range pods.UnusedImages(images, n.boundPods()) {
+		if err := n.engine.RemoveImage(ctx, image.ID); err != nil {
+			n.log.Warn("an unused image could not be removed", "image", image.Names, "error", err)
+			continue
+		}
+		n.log.Info("an unused image was removed, disk is short", "image", image.Names, "size", image.Size)
+		return true
+	}
+	return false
+}
+
+// consumers are what pods use of memory (as measured last) or of disk.
+func (n *node) consumers(ctx context.Context, resource corev1.ResourceName) ([]pods.Consumer, error) {
+	used := map[string]map[string]int64{} // by pod's UID and container
+	if resource == corev1.ResourceMemory {
+		for _, pod := range n.stats.Use().Pods {
+			used[pod.UID] = map[string]int64{}
+			for _, c := range pod.Containers {
+				used[pod.UID][c.Name] = int64(c.Memory)
+			}
+		}
+	} else {
+		summary, err := n.stats.Summary(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for i := range summary.Pods {
+			used[summary.Pods[i].PodRef.UID] = diskOf(&summary.Pods[i])
+		}
+	}
+	var consumers []pods.Consumer
+	for _, pod := range n.boundPods() {
+		if of := used[string(pod.UID)]; of != nil {
+			consumers = append(consumers, pods.Consumer{Pod: pod, Containers: of})
+		}
+	}
+	return consumers, nil
+}
+
+// diskOf is what a pod's containers have written; emptyDirs count under no container's name.
+func diskOf(pod *statsv1alpha1.PodStats) map[string]int64 {
+	of := map[string]int64{}
+	var sum int64
+	for _, c := range pod.Containers {
+		for _, fs := range []*statsv1alpha1.FsStats{c.Rootfs, c.Logs} {
+			if fs != nil && fs.UsedBytes != nil {
+				of[c.Name] += int64(*fs.UsedBytes)
+				sum += int64(*fs.UsedBytes)
+			}
+		}
+	}
+	if all := pod.EphemeralStorage; all != nil && all.UsedBytes != nil {
+		of[""] = max(0, int64(*all.UsedBytes)-sum)
+	}
+	return of
+}
