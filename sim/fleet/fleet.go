@@ -100,7 +100,7 @@ func (f *Fleet) Add(zone string) *Machine {
 	address := netip.AddrFrom4([4]byte{192, 0, 2 + byte(i/250), byte(1 + i%250)})
 	name := fmt.Sprintf("peer-%d", i+1)
 	m := newMachine(f.Network, name, address, filepath.Join(f.dir, name))
-	if err := m.format(); err != nil {
+	if err := m.disk.Make(m.dir); err != nil {
 		panic(err) // a file system in memory
 	}
 	m.Zone = zone
@@ -159,14 +159,13 @@ func (f *Fleet) Stop(m *Machine) error {
 // Containers run on.
 func (f *Fleet) Kill(m *Machine) {
 	l := f.life(m)
-	m.disk.SetIgnoreSyncs(true)
+	m.disk.Fail()
 	close(l.killed)
 	f.Network.Reset(m.Address)
 	l.stop()
 	<-l.done // what is left of it runs to its end behind closed doors
 	f.Network.Reset(m.Address)
-	m.disk.ResetToSyncedState()
-	m.disk.SetIgnoreSyncs(false)
+	m.disk.Restore()
 }
 
 // Crash is the loss of power of a whole machine: nobody is told, connections to it stall.

@@ -2,18 +2,16 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/lni/vfs"
 	corev1 "k8s.io/api/core/v1"
 
+	"shoal/consensus/consensustest"
 	"shoal/mesh/podnet"
 	"shoal/mesh/tunnel"
 	"shoal/mesh/vip"
@@ -37,7 +35,7 @@ type Machine struct {
 
 	network *Network
 	dir     string
-	disk    *vfs.MemFS
+	disk    *consensustest.Disk
 	links   *podnet.Memory
 	device  *tunnel.Memory
 	rules   *vip.Memory
@@ -52,25 +50,9 @@ type Machine struct {
 
 func newMachine(network *Network, name string, address netip.Addr, dir string) *Machine {
 	return &Machine{
-		Name: name, Address: address, network: network, dir: dir, disk: vfs.NewStrictMem(),
+		Name: name, Address: address, network: network, dir: dir, disk: consensustest.NewDisk(),
 		links: &podnet.Memory{}, device: &tunnel.Memory{}, rules: &vip.Memory{}, volumes: &podstest.Volumes{},
 		engine: newEngine(), known: map[string]pods.SandboxSpec{},
-	}
-}
-
-// format makes the data folder on the store's disk, durably: whoever installs a machine has done that long ago.
-func (m *Machine) format() error {
-	if err := m.disk.MkdirAll(m.dir, 0o700); err != nil {
-		return err
-	}
-	for dir := m.dir; ; dir = filepath.Dir(dir) {
-		d, err := m.disk.OpenDir(dir)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(d.Sync(), d.Close()); err != nil || dir == filepath.Dir(dir) {
-			return err
-		}
 	}
 }
 
@@ -101,7 +83,7 @@ func (p process) parts() peer.Machine {
 			return m.network.dial(ctx, m.Address, address)
 		},
 		Admin:   func(string) (net.Listener, error) { return m.network.listen(m.Address, adminPort) },
-		StoreFS: m.disk, Frugal: true,
+		StoreFS: m.disk.FS(), Frugal: true,
 		Runtime: runtime{Engine: m.engine, process: p},
 		Links:   m.links, Device: m.device, Ruleset: m.rules, Volumes: usage{m.volumes},
 		DialPod: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed },
@@ -139,7 +121,7 @@ func (r runtime) Start(ctx context.Context, id string) (pods.ContainerState, err
 	if !r.process.alive() {
 		return pods.ContainerState{}, pods.ErrUnavailable
 	}
-	if spec, ok := r.Engine.Spec(id); ok && !r.process.machine.mayStart(spec) {
+	if spec, ok := r.Spec(id); ok && !r.process.machine.mayStart(spec) {
 		return pods.ContainerState{}, pods.ErrUnavailable
 	}
 	return r.Engine.Start(ctx, id)
