@@ -138,11 +138,6 @@ func pod(name string, owners ...metav1.OwnerReference) *corev1.Pod {
 	}
 }
 
-func template(app string) corev1.PodTemplateSpec {
-	p := pod(app)
-	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: p.Labels}, Spec: p.Spec}
-}
-
 func TestNamespaceGetsAccountAndRootCA(t *testing.T) {
 	namespace(t, "furnished")
 	eventually(t, func() error {

@@ -206,11 +206,12 @@ func TestPreemption(t *testing.T) {
 			t.Errorf("a plan for %v: if it fails nobody looks at the pod that needs the room", piece.Ref)
 		}
 		for _, change := range piece.Plan.Changes {
-			switch o := change.Object.(*corev1.Pod); {
-			case change.Verb == placement.Delete:
+			o := change.Object.(*corev1.Pod)
+			switch change.Verb {
+			case placement.Delete:
 				deleted = o.Name == "low" && change.UID == low.UID && change.GracePeriodSeconds == nil &&
 					change.Disruption != nil && change.Disruption.Reason == "PreemptionByScheduler"
-			case change.Verb == placement.UpdateStatus:
+			case placement.UpdateStatus:
 				nominated = o.Name == "high" && o.Status.NominatedNodeName == "a"
 			}
 		}
