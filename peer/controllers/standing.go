@@ -30,8 +30,9 @@ import (
 // repairPeriod is how often allocated addresses and ports are compared with the Services that hold them.
 const repairPeriod = 3 * time.Minute
 
-// quotaPeriod is how often all quota is counted anew.
-const quotaPeriod = 5 * time.Minute
+// quotaPeriod is how often all quota is counted anew. A decision is charged before it is committed, and the charge of one that is refused stays
+// until then. Counting reads the informers' caches and writes only what differs.
+const quotaPeriod = 15 * time.Second
 
 // named is a controller and its service account.
 type named struct {
