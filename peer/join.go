@@ -132,14 +132,28 @@ func (p *Peer) chooseAddress() error {
 	if err != nil {
 		return fmt.Errorf("reading this host's addresses: %w", err)
 	}
-	for _, address := range addresses {
-		prefix, err := netip.ParsePrefix(address.String())
-		if err == nil && prefix.Addr().Is4() && prefix.Addr().IsGlobalUnicast() {
-			p.advertise = prefix.Addr()
-			return nil
-		}
+	if p.advertise, err = p.outside(addresses); err != nil {
+		return err
+	}
+	if p.advertise.IsValid() {
+		return nil
 	}
 	return errors.New("this host has no IPv4 address that other peers could reach: give one with --advertise")
+}
+
+// outside is the first address of this host that is not the cluster's own: a predecessor's pod network is still there when a peer resumes.
+func (p *Peer) outside(addresses []net.Addr) (netip.Addr, error) {
+	pods, services, err := p.cfg.Ranges()
+	if p.self != nil {
+		pods, services, err = p.self.Cluster.ClusterCIDR, p.self.Cluster.ServiceCIDR, nil
+	}
+	for _, address := range addresses {
+		prefix, notOne := netip.ParsePrefix(address.String())
+		if ip := prefix.Addr(); notOne == nil && ip.Is4() && ip.IsGlobalUnicast() && !pods.Contains(ip) && !services.Contains(ip) {
+			return ip, nil
+		}
+	}
+	return netip.Addr{}, err
 }
 
 // portFree fails early, before anything is founded or joined, when the port is taken.

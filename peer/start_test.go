@@ -143,3 +143,22 @@ func TestDataDirMustBeWritable(t *testing.T) {
 		t.Errorf("want nothing but the reserve, and the probe gone: %v, %v", entries, err)
 	}
 }
+
+// A peer that resumes finds its predecessor's pod network on the host, and must not take an address of it for the host's own.
+func TestTheClustersOwnAddressesAreNotTheHosts(t *testing.T) {
+	address := func(text string) net.Addr {
+		ip, network, err := net.ParseCIDR(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &net.IPNet{IP: ip, Mask: network.Mask}
+	}
+	p := &Peer{}
+	got, err := p.outside([]net.Addr{address("127.0.0.1/8"), address("10.32.0.1/32"), address("10.96.0.1/32"), address("192.0.2.7/24")})
+	if want := netip.MustParseAddr("192.0.2.7"); err != nil || got != want {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := p.outside([]net.Addr{address("10.32.0.1/32")}); err != nil || got.IsValid() {
+		t.Errorf("only pod addresses: %v, %v", got, err)
+	}
+}

@@ -50,6 +50,7 @@ type Engine struct {
 
 	images imageIndex
 	pulls  singleflight.Group
+	shims  singleflight.Group // by pod UID: replacing one that died
 
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox   // by pod UID

@@ -64,6 +64,9 @@ func (e *Engine) Start(ctx context.Context, id string) (pods.ContainerState, err
 
 // startTask makes the container's processes exist and run.
 func (e *Engine) startTask(ctx context.Context, c *container) (pid int, err error) {
+	if err := e.reviveShim(ctx, c.PodUID); err != nil {
+		return 0, err
+	}
 	request, err := e.taskRequest(ctx, c)
 	if err != nil {
 		return 0, err

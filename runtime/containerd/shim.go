@@ -108,6 +108,27 @@ func (e *Engine) startShim(ctx context.Context, s *sandbox) error {
 	return nil
 }
 
+// reviveShim starts a new shim for a pod whose shim died, with all its
+// containers: the sandbox's namespaces are files and still there.
+func (e *Engine) reviveShim(ctx context.Context, podUID string) error {
+	s := e.sandbox(podUID)
+	if s == nil || s.ShimAddress == "" {
+		return nil
+	}
+	_, err, _ := e.shims.Do(podUID, func() (any, error) {
+		conn, err := net.Dial("unix", strings.TrimPrefix(s.ShimAddress, shimUnixScheme))
+		if err == nil {
+			return nil, conn.Close()
+		}
+		if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("shim of pod %s: %w", podUID, err)
+		}
+		e.logger.Warn("the shim of a pod had died, a new one is started", "pod", podUID)
+		return nil, e.startShim(ctx, s)
+	})
+	return err
+}
+
 // stopShim ends the sandbox's shim and waits for its end. One that still knows
 // of containers (containerd lost them) is killed.
 func (e *Engine) stopShim(ctx context.Context, s *sandbox) error {

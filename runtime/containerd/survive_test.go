@@ -231,6 +231,12 @@ func TestKilledShimIsAnExit(t *testing.T) {
 	if ended := h.waitExit(state.ID); ended.ExitCode != 137 {
 		t.Errorf("state %+v", ended)
 	}
+	// The pod can go on: its next container gets a shim again.
+	again := h.spec(uid, "sleep")
+	again.Attempt = 1
+	if next := h.run(again); next.Status != pods.StatusRunning {
+		t.Errorf("after the shim's death: %+v", next)
+	}
 	if err := h.engine.RemoveSandbox(t.Context(), uid); err != nil {
 		t.Error(err)
 	}
