@@ -337,10 +337,14 @@ func allMove(t *testing.T, c *cluster) {
 	if err := errors.Join(c.Peers[0].Start(), c.Peers[1].Start(c.Peers[0].Address), c.Peers[2].Start()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, soon, "a running peer takes a hint", func(ctx context.Context) error {
-		_, err := c.Peers[0].Command(ctx, "join", c.Peers[2].Address)
+	// On a host without a running peer the same command would start one.
+	eventually(t, soon, "the peer runs", func(context.Context) error {
+		_, err := status(t, c.Peers[0])
 		return err
 	})
+	if out, err := c.Peers[0].Command(t.Context(), "join", c.Peers[2].Address); err != nil {
+		t.Fatalf("a running peer takes no hint: %v: %s", err, out)
+	}
 	for _, peer := range c.Peers {
 		awaitStatus(t, peer, "is in the cluster again", settledOn(11, 3))
 	}
