@@ -55,6 +55,7 @@ func (m *Model) violate(checker, format string, args ...any) {
 	v := Violation{Checker: checker, At: m.now, Message: fmt.Sprintf(format, args...)}
 	m.outcome.Violations = append(m.outcome.Violations, v)
 	m.note("VIOLATION %s: %s", v.Checker, v.Message)
+	m.emit(Event{Kind: EventViolation, Text: v.Checker + ": " + v.Message})
 }
 
 // committed follows every transaction. before are the objects of the changes as they were.

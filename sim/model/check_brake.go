@@ -69,6 +69,7 @@ func (c *brakeCheck) deleted(m *Model, change placement.Change, pod *corev1.Pod)
 	m.outcome.Evictions++
 	n := m.byName[pod.Spec.NodeName]
 	m.note("%s/%s is evicted from %s", pod.Namespace, pod.Name, pod.Spec.NodeName)
+	m.emit(Event{Kind: EventEvicted, Pod: pod.Namespace + "/" + pod.Name, Node: pod.Spec.NodeName})
 	if at, braked := c.since[n.zone]; braked && m.now-at > brakeLag {
 		m.violate(checkerBrake, "%s/%s is evicted from %s although most of zone %s looks lost since %s", pod.Namespace, pod.Name, n.name, n.zone, at)
 	}

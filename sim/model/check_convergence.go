@@ -27,11 +27,13 @@ func (c *convergenceCheck) look(m *Model) {
 	case c.why != "":
 		if c.since >= 0 {
 			m.note("not as desired any more: %s", c.why)
+			m.emit(Event{Kind: EventAstray, Text: c.why})
 		}
 		c.since = -1
 	case c.since < 0:
 		c.since = m.now
 		m.note("as desired, %s after the last fault", m.now-m.lastHeal)
+		m.emit(Event{Kind: EventDesired})
 	}
 }
 

@@ -1,7 +1,9 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -38,9 +40,36 @@ type Swarm struct {
 
 const longestFault = 25 * time.Second
 
+// Draw draws the faults from the seed. They have a source of chance of their own, so that a run in which they are written down instead is the
+// same run.
+func (s Swarm) Draw(seed uint64, nodes int) []Fault {
+	chance := rand.New(rand.NewPCG(seed, 0xfa17))
+	between := func(least, most time.Duration) time.Duration {
+		return least + time.Duration(chance.Int64N(int64((most-least)/time.Millisecond)+1))*time.Millisecond
+	}
+	pairs := [][2]FaultKind{{Crash, Restart}, {Freeze, Thaw}, {Cut, Heal}}
+	var faults []Fault
+	for range s.Faults {
+		pair := pairs[chance.IntN(len(pairs))]
+		target := fmt.Sprintf("n%d", 1+chance.IntN(nodes))
+		at := between(s.From, s.Until)
+		faults = append(faults, Fault{At: at, Kind: pair[0], Target: target},
+			Fault{At: at + between(time.Second, longestFault), Kind: pair[1], Target: target})
+	}
+	return faults
+}
+
 // planFaults puts every fault into the queue.
 func (m *Model) planFaults() error {
-	for _, f := range m.cfg.Faults {
+	faults := slices.Clone(m.cfg.Faults)
+	if s := m.cfg.Random; s.Faults > 0 {
+		if s.Until <= s.From {
+			return fmt.Errorf("random faults between %s and %s leave no time", s.From, s.Until)
+		}
+		faults = append(faults, s.Draw(m.cfg.Seed, m.cfg.Nodes)...)
+	}
+	slices.SortStableFunc(faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
+	for _, f := range faults {
 		if f.Kind == Join {
 			if f.Count < 1 {
 				return fmt.Errorf("join at %s needs a number of nodes", f.At)
@@ -50,29 +79,12 @@ func (m *Model) planFaults() error {
 		}
 		m.schedule(f)
 	}
-	if s := m.cfg.Random; s.Faults > 0 {
-		if s.Until <= s.From {
-			return fmt.Errorf("random faults between %s and %s leave no time", s.From, s.Until)
-		}
-		for range s.Faults {
-			m.drawFault()
-		}
-	}
 	return nil
 }
 
 func (m *Model) schedule(f Fault) {
 	m.lastHeal = max(m.lastHeal, f.At)
 	m.after(f.At-m.now, "fault", func() { m.inflict(f) })
-}
-
-func (m *Model) drawFault() {
-	pairs := [][2]FaultKind{{Crash, Restart}, {Freeze, Thaw}, {Cut, Heal}}
-	pair := pairs[m.chance.IntN(len(pairs))]
-	target := m.nodes[m.chance.IntN(len(m.nodes))].name
-	at := m.between(m.cfg.Random.From, m.cfg.Random.Until)
-	m.schedule(Fault{At: at, Kind: pair[0], Target: target})
-	m.schedule(Fault{At: at + m.between(time.Second, longestFault), Kind: pair[1], Target: target})
 }
 
 func (m *Model) targets(name string) []*node {
@@ -94,6 +106,7 @@ func (m *Model) targets(name string) []*node {
 // inflict does it. What does not apply (a second crash, a restart of what runs) does nothing, so random faults may overlap.
 func (m *Model) inflict(f Fault) {
 	m.note("%s %s%s", f.Kind, f.Target, strings.Repeat(" nodes", min(f.Count, 1)))
+	m.emit(Event{Kind: EventFault, Fault: f, Nodes: befallen(m.targets(f.Target))})
 	if f.Kind == Join {
 		for range f.Count {
 			m.addNode().boot()

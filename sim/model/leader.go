@@ -108,6 +108,7 @@ func (l *leader) turn() {
 	for _, brake := range t.Brakes {
 		if !l.model.outcome.Braked[brake.Zone] {
 			l.model.note("evictions are held back: %s", brake.Reason)
+			l.model.emit(Event{Kind: EventBraked, Text: brake.Reason})
 		}
 		l.model.outcome.Braked[brake.Zone] = true
 	}

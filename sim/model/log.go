@@ -28,6 +28,7 @@ func (m *Model) commit(from *node, s *shard, changes []placement.Change) error {
 		return err
 	}
 	m.checks.committed(s, changes, before)
+	m.observe(s, changes, before)
 	m.publish(s, events)
 	return nil
 }
@@ -164,6 +165,9 @@ func (m *Model) review() {
 		if s.leader != nil && s.leader.up && m.quorum(s, s.leader) {
 			continue
 		}
+		if s.leader != nil {
+			m.emit(Event{Kind: EventLeaderless, Shard: s.number, Node: s.leader.name})
+		}
 		s.leader, s.turns, s.meta = nil, nil, nil
 		if !s.voting && slices.ContainsFunc(s.voters, func(n *node) bool { return n.up && m.quorum(s, n) }) {
 			s.voting = true
@@ -193,6 +197,7 @@ func (m *Model) lead(s *shard, n *node) {
 	s.leader = n
 	s.term++
 	m.note("shard %d is led by %s", s.number, n.name)
+	m.emit(Event{Kind: EventLeads, Shard: s.number, Node: n.name})
 	if s.number == 0 {
 		s.meta = newMeta(m, n)
 		return

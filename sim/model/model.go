@@ -12,6 +12,7 @@ package model
 
 import (
 	"container/heap"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -46,6 +47,9 @@ type Config struct {
 	Length time.Duration
 	// ReadyWithin bounds the time from the end of the last fault until everything is as desired; 0 demands nothing.
 	ReadyWithin time.Duration
+	// Observer is told what happens, and every SampleEvery how things stand; nil is nobody.
+	Observer    Observer
+	SampleEvery time.Duration
 	// Trace takes the readable part of the trace; nil is nobody.
 	Trace io.Writer
 
@@ -104,6 +108,7 @@ type Model struct {
 	outcome  Outcome
 	lastHeal time.Duration // when the last fault is over
 	sides    int           // partitions made so far
+	tally    tally
 }
 
 // step is one thing that happens.
@@ -131,14 +136,22 @@ func (s *steps) Pop() any {
 }
 
 // Run simulates the whole of cfg. Its error says what is wrong with cfg; what is wrong with the cluster stands in the outcome.
-func Run(cfg Config) (Outcome, error) {
+func Run(cfg Config) (Outcome, error) { return RunContext(context.Background(), cfg) }
+
+// RunContext is Run, unless ctx ends before: then its error says why, and the outcome is that of the part which was simulated.
+func RunContext(ctx context.Context, cfg Config) (Outcome, error) {
 	m, err := newModel(cfg)
 	if err != nil {
 		return Outcome{}, err
 	}
 	for len(m.steps) > 0 && m.steps[0].at <= cfg.Length {
+		if m.outcome.Steps%1024 == 0 && ctx.Err() != nil {
+			return m.outcome, fmt.Errorf("stopped after %s of virtual time: %w", m.now.Round(time.Millisecond), context.Cause(ctx))
+		}
+		m.sample(m.steps[0].at - 1)
 		m.next()
 	}
+	m.sample(cfg.Length)
 	m.now = cfg.Length
 	m.finish()
 	m.outcome.Hash = hex.EncodeToString(m.hash.Sum(nil))

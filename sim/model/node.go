@@ -320,6 +320,7 @@ func (n *node) answered() {
 	case late && !n.fenced:
 		n.fenced = true
 		n.model.note("%s is cut off and fences", n.name)
+		n.model.emit(Event{Kind: EventFenced, Node: n.name})
 		for _, uid := range n.running() {
 			if n.pods[uid].identity {
 				n.model.outcome.Fenced++
@@ -334,6 +335,7 @@ func (n *node) answered() {
 func (n *node) unfence() {
 	n.fenced = false
 	n.model.note("%s is connected again", n.name)
+	n.model.emit(Event{Kind: EventConnected, Node: n.name})
 	for _, uid := range n.boundUIDs() {
 		n.upsert(n.bound[uid])
 	}
