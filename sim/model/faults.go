@@ -9,29 +9,6 @@ import (
 	"time"
 )
 
-// Fault is something that is done to nodes at a time.
-type Fault struct {
-	At   time.Duration
-	Kind FaultKind
-	// Target is a node's name, or "zone a" for all nodes of a zone. For Join it is empty.
-	Target string
-	Count  int // of Join: how many nodes come
-}
-
-// FaultKind says what is done.
-type FaultKind string
-
-// The kinds of faults, and what ends them.
-const (
-	Crash   FaultKind = "crash"   // the machine loses its power: peer and containers are gone
-	Restart FaultKind = "restart" // it comes back with its disk
-	Freeze  FaultKind = "freeze"  // the peer's process stands still, containers and watchdog run on
-	Thaw    FaultKind = "thaw"    // it goes on where it stood
-	Cut     FaultKind = "cut"     // the targets hear each other, and nobody else
-	Heal    FaultKind = "heal"    // they hear everybody again
-	Join    FaultKind = "join"    // new nodes come
-)
-
 // Swarm adds so many faults, each on a node drawn from the seed and ended after a drawn time.
 type Swarm struct {
 	Faults      int
@@ -70,12 +47,8 @@ func (m *Model) planFaults() error {
 	}
 	slices.SortStableFunc(faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	for _, f := range faults {
-		if f.Kind == Join {
-			if f.Count < 1 {
-				return fmt.Errorf("join at %s needs a number of nodes", f.At)
-			}
-		} else if len(m.targets(f.Target)) == 0 {
-			return fmt.Errorf("%s at %s: there is no %q", f.Kind, f.At, f.Target)
+		if err := f.Check(m.cfg.Nodes, m.cfg.Zones, m.cfg.Shards); err != nil {
+			return fmt.Errorf("at %s: %w", f.At, err)
 		}
 		m.schedule(f)
 	}

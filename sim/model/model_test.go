@@ -139,10 +139,10 @@ func TestRestartsDoNotOvercommit(t *testing.T) {
 
 func TestConfigErrors(t *testing.T) {
 	for say, change := range map[string]func(*Config){
-		"at least one node": func(c *Config) { c.Nodes = 0 },
-		`there is no "n99"`: func(c *Config) { c.Faults = []Fault{{Kind: Crash, Target: "n99"}} },
-		"number of nodes":   func(c *Config) { c.Faults = []Fault{{Kind: Join}} },
-		"leave no time":     func(c *Config) { c.Random.Until = c.Random.From },
+		"at least one node":      func(c *Config) { c.Nodes = 0 },
+		`there is no node "n99"`: func(c *Config) { c.Faults = []Fault{{Kind: Crash, Target: "n99"}} },
+		"number of nodes":        func(c *Config) { c.Faults = []Fault{{Kind: Join}} },
+		"leave no time":          func(c *Config) { c.Random.Until = c.Random.From },
 	} {
 		cfg := swarm(1)
 		change(&cfg)
