@@ -23,9 +23,9 @@ type Evictions struct {
 
 // PlanEvictions deletes the view's pods that must leave: from nodes with NoExecute taints when
 // their tolerations run out, from deleted nodes at once, and finished ones beyond the limit. Pods
-// on lost and unready nodes that may stay are marked not ready.
-func PlanEvictions(v *placement.View, o Options, now time.Time) Evictions {
-	e := evictor{view: v, options: o, now: now}
+// on lost and unready nodes that may stay are marked not ready. lost must have noted the view at now.
+func PlanEvictions(v *placement.View, lost Losses, o Options, now time.Time) Evictions {
+	e := evictor{view: v, losses: lost, options: o, now: now}
 	zones := zonesOf(v)
 	e.Brakes = brakes(zones, o)
 	e.delay = delays(zones, o.NodeInterval)
@@ -45,6 +45,7 @@ func PlanEvictions(v *placement.View, o Options, now time.Time) Evictions {
 type evictor struct {
 	Evictions
 	view    *placement.View
+	losses  Losses
 	options Options
 	now     time.Time
 	delay   map[string]time.Duration // of lost nodes
@@ -106,15 +107,15 @@ func (e *evictor) leavesAt(n *placement.Node, pod *corev1.Pod, taints []corev1.T
 	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 		return time.Time{}, false // its node owns it
 	}
-	at, leaves := toleratedUntil(pod, taints)
 	if !lost {
-		return at, leaves
+		return toleratedUntil(pod, taints)
 	}
+	since := e.losses.since(n.Name, e.now)
+	at, leaves := toleratedUntil(pod, seenSince(taints, since))
 	if placement.HasTaint(n.Object, corev1.TaintNodeOutOfService, corev1.TaintEffectNoExecute) {
 		// An administrator has sworn that the node is off.
 		return at, leaves
 	}
-	since := lostAt(n)
 	if pod.DeletionTimestamp != nil {
 		// Somebody has deleted it already, tolerations no longer count.
 		if at, leaves = pod.DeletionTimestamp.Time, true; at.Before(since) {

@@ -54,7 +54,9 @@ func forever(p *corev1.Pod) {
 type fixture struct {
 	*world.World
 	renewed map[string]time.Time
+	losses  Losses
 	options Options
+	skew    time.Duration // how far the meta leader's clock is ahead of the shard leader's
 	t       interface {
 		Helper()
 		Fatalf(string, ...any)
@@ -65,7 +67,7 @@ func newFixture(t interface {
 	Helper()
 	Fatalf(string, ...any)
 }, nodes int, zone func(i int) string) *fixture {
-	f := &fixture{World: world.New(), renewed: map[string]time.Time{}, options: Defaults(), t: t}
+	f := &fixture{World: world.New(), renewed: map[string]time.Time{}, losses: Losses{}, options: Defaults(), t: t}
 	for i := range nodes {
 		name := fmt.Sprintf("n%d", i)
 		f.Put(makeNode(name, zone(i), f.Now))
@@ -84,10 +86,15 @@ func (f *fixture) pass(d time.Duration, silent ...string) (done []string, brakes
 			f.renewed[name] = f.Now
 		}
 	}
-	if err := f.Apply(PlanNodes(f.View, f.renewed, f.options, f.Now)); err != nil {
+	renewed := map[string]time.Time{}
+	for name, at := range f.renewed {
+		renewed[name] = at.Add(f.skew)
+	}
+	if err := f.Apply(PlanNodes(f.View, renewed, f.options, f.Now.Add(f.skew))); err != nil {
 		f.t.Fatalf("nodes: %v", err)
 	}
-	e := PlanEvictions(f.View, f.options, f.Now)
+	f.losses.Note(f.View, f.Now)
+	e := PlanEvictions(f.View, f.losses, f.options, f.Now)
 	for _, c := range e.Changes {
 		word := "unready "
 		if c.Verb == placement.Delete {
@@ -107,9 +114,17 @@ func (f *fixture) pass(d time.Duration, silent ...string) (done []string, brakes
 func sameZone(int) string { return "a" }
 
 // TestLostNode follows one node's death: noticed, marked, stateless pods replaced after their
-// toleration, identity pods after fencing, pods that tolerate it for ever left.
+// toleration, identity pods after fencing, pods that tolerate it for ever left. Whatever the two
+// leaders' clocks say, it takes the same time.
 func TestLostNode(t *testing.T) {
+	for _, skew := range []time.Duration{0, 2 * time.Second, -time.Minute, 24 * time.Hour, -24 * time.Hour} {
+		t.Run(skew.String(), func(t *testing.T) { lostNode(t, skew) })
+	}
+}
+
+func lostNode(t *testing.T, skew time.Duration) {
 	f := newFixture(t, 4, sameZone)
+	f.skew = skew
 	f.Put(makePod("web", "n0"))
 	f.Put(makePod("db", "n0", ofStatefulSet))
 	f.Put(makePod("agent", "n0", forever))
@@ -146,6 +161,46 @@ func TestLostNode(t *testing.T) {
 	}
 }
 
+// TestANewLeaderWaitsAnew: it does not know how long the node has been lost, only what somebody else's clock says about it.
+func TestANewLeaderWaitsAnew(t *testing.T) {
+	f := newFixture(t, 4, sameZone)
+	f.Put(makePod("web", "n0"))
+	f.Put(makePod("db", "n0", ofStatefulSet))
+	f.pass(2*time.Second, "n0")
+	f.pass(4*time.Second, "n0")
+	f.losses = Losses{}
+	for _, step := range []struct {
+		after time.Duration
+		want  string
+	}{{0, "[]"}, {4 * time.Second, "[]"}, {time.Second, "[force web]"}, {4 * time.Second, "[]"}, {time.Second, "[force db]"}} {
+		if done, _ := f.pass(step.after, "n0"); fmt.Sprint(done) != step.want {
+			t.Errorf("%s later: %v, want %s", step.after, done, step.want)
+		}
+	}
+}
+
+// TestLostTwice: a leader that has missed that a node was well in between counts from its last loss.
+func TestLostTwice(t *testing.T) {
+	f := newFixture(t, 4, sameZone)
+	f.Put(makePod("db", "n0", ofStatefulSet))
+	f.pass(2*time.Second, "n0")
+	n, _ := f.View.Node("n0")
+	again := n.Object.DeepCopy()
+	for i := range again.Spec.Taints {
+		again.Spec.Taints[i].TimeAdded = &metav1.Time{Time: f.Now.Add(8 * time.Second)}
+	}
+	f.Put(again)
+	if done, _ := f.pass(8*time.Second, "n0"); len(done) != 0 {
+		t.Fatalf("%v", done)
+	}
+	if done, _ := f.pass(9*time.Second, "n0"); len(done) != 0 {
+		t.Errorf("given up %v 9 s after it was lost again", done)
+	}
+	if done, _ := f.pass(time.Second, "n0"); fmt.Sprint(done) != "[force db]" {
+		t.Errorf("did %v", done)
+	}
+}
+
 func TestRecheckTellsWhen(t *testing.T) {
 	f := newFixture(t, 4, sameZone)
 	f.Put(makePod("web", "n0"))
@@ -153,7 +208,7 @@ func TestRecheckTellsWhen(t *testing.T) {
 		t.Errorf("leases run out at %s", at)
 	}
 	f.pass(2*time.Second, "n0")
-	if at := PlanEvictions(f.View, f.options, f.Now).Recheck; !at.Equal(f.Now.Add(5 * time.Second)) {
+	if at := PlanEvictions(f.View, f.losses, f.options, f.Now).Recheck; !at.Equal(f.Now.Add(5 * time.Second)) {
 		t.Errorf("the pod leaves at %s", at)
 	}
 }
@@ -255,6 +310,7 @@ func TestEvictionsAreSound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		nodes := rapid.IntRange(1, 8).Draw(t, "nodes")
 		f := newFixture(t, nodes, func(i int) string { return string(rune('a' + i%2)) })
+		f.skew = time.Duration(rapid.IntRange(-60, 60).Draw(t, "skew in s")) * time.Second
 		identity := map[string]bool{}
 		for i := range rapid.IntRange(1, 12).Draw(t, "pods") {
 			name := fmt.Sprintf("p%d", i)

@@ -63,6 +63,8 @@ type Leader struct {
 	told map[types.NamespacedName]string
 	// reports are those of nodes that run pods of other shards.
 	reports map[string]report
+	// losses is since when this leader has seen nodes as lost.
+	losses repair.Losses
 }
 
 // Piece is one plan, which commits as one transaction, and what it was made for.
@@ -92,6 +94,7 @@ func New(o Options) *Leader {
 	return &Leader{
 		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}},
 		closed: map[string]closedNode{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
+		losses: repair.Losses{},
 	}
 }
 
@@ -110,7 +113,8 @@ func (l *Leader) Learn(object placement.Object, gone bool) {
 	}
 }
 
-// Begin plans everything that is due at now, and chooses nodes for the pods that wait and for those that the plans create.
+// Begin plans everything that is due at now, and chooses nodes for the pods that wait and for those that the plans create. How long nodes
+// have been lost is measured between these moments: they should carry a clock that nobody sets, as time.Now's do.
 func (l *Leader) Begin(now time.Time) *Turn {
 	l.reopen(now)
 	l.collectDirty()
@@ -251,7 +255,8 @@ func leaving(plan placement.Plan) placement.Plan {
 
 // evict makes one plan of what concerns one pod, so that one that changed meanwhile does not hold back the others.
 func (l *Leader) evict(t *Turn, now time.Time) {
-	evictions := repair.PlanEvictions(l.view, l.options.Repair, now)
+	l.losses.Note(l.view, now)
+	evictions := repair.PlanEvictions(l.view, l.losses, l.options.Repair, now)
 	t.Brakes, t.Judged = evictions.Brakes, true
 	l.recheck(EvictionRef, evictions.Recheck)
 	changes := evictions.Changes
