@@ -78,21 +78,3 @@ func brakes(zones map[string]*zone, o Options) []Brake {
 	}
 	return found
 }
-
-// delays says how much later than its own times each lost node's pods are evicted, so that a
-// zone's nodes follow each other at an interval.
-func delays(zones map[string]*zone, interval time.Duration) map[string]time.Duration {
-	delay := map[string]time.Duration{}
-	for _, z := range zones {
-		var next time.Time
-		for _, n := range z.lost {
-			at := lostAt(n)
-			if at.Before(next) {
-				delay[n.Name] = next.Sub(at)
-				at = next
-			}
-			next = at.Add(interval)
-		}
-	}
-	return delay
-}

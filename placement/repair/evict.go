@@ -23,12 +23,13 @@ type Evictions struct {
 
 // PlanEvictions deletes the view's pods that must leave: from nodes with NoExecute taints when
 // their tolerations run out, from deleted nodes at once, and finished ones beyond the limit. Pods
-// on lost and unready nodes that may stay are marked not ready. lost must have noted the view at now.
-func PlanEvictions(v *placement.View, lost Losses, o Options, now time.Time) Evictions {
-	e := evictor{view: v, losses: lost, options: o, now: now}
+// on lost and unready nodes that may stay are marked not ready. losses is what the same leader's earlier plans have noted, and takes in
+// what this one sees.
+func PlanEvictions(v *placement.View, losses *Losses, o Options, now time.Time) Evictions {
+	e := evictor{view: v, losses: losses, options: o, now: now}
 	zones := zonesOf(v)
 	e.Brakes = brakes(zones, o)
-	e.delay = delays(zones, o.NodeInterval)
+	losses.note(v, zones, e.Brakes, o, now)
 	for _, n := range v.Nodes() {
 		e.visit(n)
 	}
@@ -45,10 +46,9 @@ func PlanEvictions(v *placement.View, lost Losses, o Options, now time.Time) Evi
 type evictor struct {
 	Evictions
 	view    *placement.View
-	losses  Losses
+	losses  *Losses
 	options Options
 	now     time.Time
-	delay   map[string]time.Duration // of lost nodes
 }
 
 // visit deals with the pods of one node.
@@ -110,7 +110,8 @@ func (e *evictor) leavesAt(n *placement.Node, pod *corev1.Pod, taints []corev1.T
 	if !lost {
 		return toleratedUntil(pod, taints)
 	}
-	since := e.losses.since(n.Name, e.now)
+	noted := e.losses.nodes[n.Name]
+	since := noted.seen
 	at, leaves := toleratedUntil(pod, seenSince(taints, since))
 	if placement.HasTaint(n.Object, corev1.TaintNodeOutOfService, corev1.TaintEffectNoExecute) {
 		// An administrator has sworn that the node is off.
@@ -125,7 +126,7 @@ func (e *evictor) leavesAt(n *placement.Node, pod *corev1.Pod, taints []corev1.T
 	if e.hasIdentity(pod) {
 		at = later(at, since.Add(e.options.Fencing))
 	}
-	return at.Add(e.delay[n.Name]), leaves
+	return noted.turn(at), leaves
 }
 
 func later(a, b time.Time) time.Time {

@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -9,45 +10,66 @@ import (
 	"shoal/placement"
 )
 
-// Losses is since when a leader has seen nodes as lost. It belongs to one leader and is measured by that leader's own clock, because the
-// date in the taint is another peer's: of two peers whose clocks differ, one would give up a pod before its node has stopped it. What a
-// leader sees, it sees after the loss was noted, so waiting from then on is waiting long enough. A new leader waits anew, which also gives
-// nodes that come back together with it the time to say so.
-type Losses map[string]loss
+// Losses is what a leader remembers of lost nodes: since when it has seen them, and whose turn it is to be evicted.
+//
+// It belongs to one leader and is measured by that leader's own clock, because the date in a taint is another peer's: of two peers whose
+// clocks differ, one would give up a pod before its node has stopped it. What a leader sees, it sees after the loss was noted, so waiting
+// from then on is waiting long enough. A new leader waits anew, which also gives nodes that come back together with it the time to say so.
+type Losses struct {
+	nodes map[string]*loss
+	next  map[string]time.Time // by zone: when the next lost node may have its turn
+}
 
+// NewLosses returns the memory of a leader that has seen nothing yet.
+func NewLosses() *Losses { return &Losses{nodes: map[string]*loss{}, next: map[string]time.Time{}} }
+
+// loss is one node's.
 type loss struct {
-	marked time.Time // the date that the node's taint carries, to tell one loss from the next
+	marked time.Time // the date that its taint carries, to tell one loss from the next
 	seen   time.Time
+	// Its pods leave no sooner than free, and everything of it is delayed. Under a brake nothing is given; what comes off then still goes
+	// node by node.
+	given bool
+	free  time.Time
+	delay time.Duration
 }
 
-// Note takes in which of the view's nodes are lost at now, and forgets those that are not.
-func (l Losses) Note(v *placement.View, now time.Time) {
-	for name := range l {
+// note takes in which of the view's nodes are lost at now, and forgets those that are not.
+func (l *Losses) note(v *placement.View, zones map[string]*zone, held []Brake, o Options, now time.Time) {
+	for name := range l.nodes {
 		if n, ok := v.Node(name); !ok || !n.Lost() {
-			delete(l, name)
+			delete(l.nodes, name)
 		}
 	}
-	for _, n := range v.Nodes() {
-		if !n.Lost() {
-			continue
+	for name, z := range zones {
+		braked := slices.ContainsFunc(held, func(b Brake) bool { return b.Zone == name })
+		for _, n := range z.lost {
+			known, marked := l.nodes[n.Name], lostAt(n)
+			if known == nil || !known.marked.Equal(marked) {
+				known = &loss{marked: marked, seen: now}
+				l.nodes[n.Name] = known
+			}
+			switch {
+			case braked:
+				known.given = false
+			case !known.given:
+				slot := later(now, l.next[name])
+				known.given, known.free, known.delay = true, now, slot.Sub(now)
+				l.next[name] = slot.Add(o.NodeInterval)
+			}
 		}
-		if marked := lostAt(n); l[n.Name].seen.IsZero() || !l[n.Name].marked.Equal(marked) {
-			l[n.Name] = loss{marked: marked, seen: now}
+		if len(z.lost) == 0 {
+			delete(l.next, name)
 		}
 	}
 }
 
-// since is when a node was first seen as lost; now if it was not noted.
-func (l Losses) since(name string, now time.Time) time.Time {
-	if known, ok := l[name]; ok {
-		return known.seen
-	}
-	return now
-}
+// turn is when what is due at a moment may happen to a lost node's pods.
+func (l *loss) turn(due time.Time) time.Time { return later(due, l.free).Add(l.delay) }
 
 // seenSince are a lost node's taints with the leader's own date in those that say that it is lost.
 func seenSince(taints []corev1.Taint, since time.Time) []corev1.Taint {
-	dated := append([]corev1.Taint(nil), taints...)
+	dated := slices.Clone(taints)
 	for i := range dated {
 		if dated[i].Key == corev1.TaintNodeUnreachable {
 			dated[i].TimeAdded = &metav1.Time{Time: since}

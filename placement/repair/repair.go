@@ -30,7 +30,7 @@ type Options struct {
 	BrakeShare  float64
 	BrakeNodes  int
 	BrakeWindow time.Duration
-	// NodeInterval is the pause between the evictions of two lost nodes of one zone.
+	// NodeInterval is the pause between the evictions of two lost nodes of one zone, also when a brake has come off.
 	NodeInterval time.Duration
 	// MaxChanges bounds one plan.
 	MaxChanges int

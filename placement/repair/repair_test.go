@@ -54,7 +54,7 @@ func forever(p *corev1.Pod) {
 type fixture struct {
 	*world.World
 	renewed map[string]time.Time
-	losses  Losses
+	losses  *Losses
 	options Options
 	skew    time.Duration // how far the meta leader's clock is ahead of the shard leader's
 	t       interface {
@@ -67,7 +67,7 @@ func newFixture(t interface {
 	Helper()
 	Fatalf(string, ...any)
 }, nodes int, zone func(i int) string) *fixture {
-	f := &fixture{World: world.New(), renewed: map[string]time.Time{}, losses: Losses{}, options: Defaults(), t: t}
+	f := &fixture{World: world.New(), renewed: map[string]time.Time{}, losses: NewLosses(), options: Defaults(), t: t}
 	for i := range nodes {
 		name := fmt.Sprintf("n%d", i)
 		f.Put(makeNode(name, zone(i), f.Now))
@@ -93,7 +93,6 @@ func (f *fixture) pass(d time.Duration, silent ...string) (done []string, brakes
 	if err := f.Apply(PlanNodes(f.View, renewed, f.options, f.Now.Add(f.skew))); err != nil {
 		f.t.Fatalf("nodes: %v", err)
 	}
-	f.losses.Note(f.View, f.Now)
 	e := PlanEvictions(f.View, f.losses, f.options, f.Now)
 	for _, c := range e.Changes {
 		word := "unready "
@@ -168,7 +167,7 @@ func TestANewLeaderWaitsAnew(t *testing.T) {
 	f.Put(makePod("db", "n0", ofStatefulSet))
 	f.pass(2*time.Second, "n0")
 	f.pass(4*time.Second, "n0")
-	f.losses = Losses{}
+	f.losses = NewLosses()
 	for _, step := range []struct {
 		after time.Duration
 		want  string
@@ -298,8 +297,35 @@ func TestBrake(t *testing.T) {
 	placement.NodeCondition(back, corev1.NodeReady).Status = corev1.ConditionTrue
 	f.Put(back)
 	done, brakes = f.pass(time.Second, silent[:2]...)
-	if fmt.Sprint(done) != "[force web-0 force web-1]" || len(brakes) != 0 {
+	if fmt.Sprint(done) != "[force web-0]" || len(brakes) != 0 {
 		t.Errorf("then did %v, brakes %+v", done, brakes)
+	}
+	if done, _ = f.pass(f.options.NodeInterval-time.Millisecond, silent[:2]...); len(done) != 0 {
+		t.Errorf("too fast: %v", done)
+	}
+	if done, _ = f.pass(time.Millisecond, silent[:2]...); fmt.Sprint(done) != "[force web-1]" {
+		t.Errorf("at last did %v", done)
+	}
+}
+
+// TestNodeAfterNode: nodes of one zone that are lost at once are evicted one after the other, those of different zones side by side.
+func TestNodeAfterNode(t *testing.T) {
+	f := newFixture(t, 12, func(i int) string { return string(rune('a' + i%2)) })
+	var silent []string
+	for i := range 6 { // three of six in each zone
+		f.Put(makePod(fmt.Sprintf("web-%d", i), fmt.Sprintf("n%d", i)))
+		silent = append(silent, fmt.Sprintf("n%d", i))
+	}
+	f.pass(2*time.Second, silent...)
+	f.pass(4900*time.Millisecond, silent...)
+	for i, want := range []string{"[force web-0 force web-1]", "[force web-2 force web-3]", "[force web-4 force web-5]", "[]"} {
+		step := f.options.NodeInterval
+		if i == 0 {
+			step = 100 * time.Millisecond
+		}
+		if done, brakes := f.pass(step, silent...); fmt.Sprint(done) != want || len(brakes) != 0 {
+			t.Errorf("step %d: %v, want %s, brakes %v", i, done, want, brakes)
+		}
 	}
 }
 

@@ -63,8 +63,8 @@ type Leader struct {
 	told map[types.NamespacedName]string
 	// reports are those of nodes that run pods of other shards.
 	reports map[string]report
-	// losses is since when this leader has seen nodes as lost.
-	losses repair.Losses
+	// losses is what this leader has seen of lost nodes.
+	losses *repair.Losses
 }
 
 // Piece is one plan, which commits as one transaction, and what it was made for.
@@ -94,7 +94,7 @@ func New(o Options) *Leader {
 	return &Leader{
 		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}},
 		closed: map[string]closedNode{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
-		losses: repair.Losses{},
+		losses: repair.NewLosses(),
 	}
 }
 
@@ -255,7 +255,6 @@ func leaving(plan placement.Plan) placement.Plan {
 
 // evict makes one plan of what concerns one pod, so that one that changed meanwhile does not hold back the others.
 func (l *Leader) evict(t *Turn, now time.Time) {
-	l.losses.Note(l.view, now)
 	evictions := repair.PlanEvictions(l.view, l.losses, l.options.Repair, now)
 	t.Brakes, t.Judged = evictions.Brakes, true
 	l.recheck(EvictionRef, evictions.Recheck)
