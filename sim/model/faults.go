@@ -36,17 +36,19 @@ func (s Swarm) Draw(seed uint64, nodes int) []Fault {
 	return faults
 }
 
+// AllFaults are the named faults and those that are drawn from the seed, in order of time.
+func (c Config) AllFaults() []Fault {
+	faults := append(slices.Clone(c.Faults), c.Random.Draw(c.Seed, c.Nodes)...)
+	slices.SortStableFunc(faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
+	return faults
+}
+
 // planFaults puts every fault into the queue.
 func (m *Model) planFaults() error {
-	faults := slices.Clone(m.cfg.Faults)
-	if s := m.cfg.Random; s.Faults > 0 {
-		if s.Until <= s.From {
-			return fmt.Errorf("random faults between %s and %s leave no time", s.From, s.Until)
-		}
-		faults = append(faults, s.Draw(m.cfg.Seed, m.cfg.Nodes)...)
+	if s := m.cfg.Random; s.Faults > 0 && s.Until <= s.From {
+		return fmt.Errorf("random faults between %s and %s leave no time", s.From, s.Until)
 	}
-	slices.SortStableFunc(faults, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
-	for _, f := range faults {
+	for _, f := range m.cfg.AllFaults() {
 		if err := f.Check(m.cfg.Nodes, m.cfg.Zones, m.cfg.Shards); err != nil {
 			return fmt.Errorf("at %s: %w", f.At, err)
 		}
