@@ -5,7 +5,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/placement"
 )
@@ -29,8 +28,10 @@ const maxViolations = 20
 // checks holds the checkers, and what several of them need.
 type checks struct {
 	model *Model
-	// bound are the pods of the store that take room, by node. It is also what nodes follow.
-	bound map[string]map[types.UID]*corev1.Pod
+	// bound are the pods of the store that take room, by node and shard. It is also what nodes follow.
+	bound map[string]podList
+	// placed are the same pods, by namespace and the node's index.
+	placed map[string]podList
 
 	capacity    capacityCheck
 	identity    identityCheck
@@ -42,8 +43,8 @@ type checks struct {
 
 func newChecks(m *Model) checks {
 	return checks{
-		model: m, bound: map[string]map[types.UID]*corev1.Pod{}, capacity: newCapacityCheck(m.cfg.Allocatable), identity: identityCheck{},
-		convergence: convergenceCheck{since: -1}, vip: vipCheck{}, claims: claimsCheck{}, brake: brakeCheck{},
+		model: m, bound: map[string]podList{}, placed: map[string]podList{}, capacity: newCapacityCheck(m.cfg.Allocatable),
+		identity: newIdentityCheck(), convergence: newConvergenceCheck(m), vip: newVIPCheck(m), claims: newClaimsCheck(m), brake: newBrakeCheck(),
 	}
 }
 
@@ -70,44 +71,66 @@ func (c *checks) committed(s *shard, changes []placement.Change, before []placem
 			c.brake.deleted(m, change, old)
 			c.move(old, pod)
 		case *corev1.Node:
-			c.brake.look(m)
+			c.brake.look(m, change.Object.GetName())
 		}
 	}
 }
 
-// move keeps the index and looks at the node that got more.
+// move keeps the indexes and looks at the node that got more.
 func (c *checks) move(old, now *corev1.Pod) {
-	if old != nil && old.Spec.NodeName != "" {
-		if had := c.bound[old.Spec.NodeName][old.UID]; had != nil {
-			delete(c.bound[old.Spec.NodeName], old.UID)
-			c.capacity.take(old, -1)
+	if now != nil && (now.Spec.NodeName == "" || placement.Finished(now)) {
+		now = nil
+	}
+	if old != nil && old.Spec.NodeName != "" && c.boundTo(c.model.shardOf(old.Namespace), old.Spec.NodeName).get(c.group(old), old.UID) != nil {
+		c.capacity.take(old, -1)
+		if now == nil || now.UID != old.UID || now.Spec.NodeName != old.Spec.NodeName {
+			c.unlist(old)
+		} else {
+			c.capacity.take(now, 1)
 		}
 	}
-	if now == nil || now.Spec.NodeName == "" || placement.Finished(now) {
+	if now == nil {
 		return
 	}
-	if c.bound[now.Spec.NodeName] == nil {
-		c.bound[now.Spec.NodeName] = map[types.UID]*corev1.Pod{}
-	}
-	if c.bound[now.Spec.NodeName][now.UID] == nil {
+	if c.list(now) {
 		c.capacity.take(now, 1)
 	}
-	c.bound[now.Spec.NodeName][now.UID] = now
 	c.capacity.look(c.model, now.Spec.NodeName)
 }
 
-// boundTo are the pods that a shard has bound to a node.
-func (c *checks) boundTo(s *shard, node string) map[types.UID]*corev1.Pod {
-	of := map[types.UID]*corev1.Pod{}
-	for uid, pod := range c.bound[node] {
-		if c.model.shardOf(pod.Namespace) == s {
-			of[uid] = pod
-		}
+// group is a pod's in the list of its node.
+func (c *checks) group(pod *corev1.Pod) int { return int(c.model.shardOf(pod.Namespace).number) }
+
+// place is a pod's group in the list of its namespace: its node's index, -1 for a node that the model does not have.
+func (c *checks) place(pod *corev1.Pod) int {
+	if n := c.model.byName[pod.Spec.NodeName]; n != nil {
+		return n.index
 	}
-	return of
+	return -1
 }
 
-func (c *checks) started(n *node, started *container) { c.identity.started(c.model, n, started) }
+// list puts a pod into the indexes, and tells whether it is new there.
+func (c *checks) list(pod *corev1.Pod) bool {
+	bound, placed := c.bound[pod.Spec.NodeName], c.placed[pod.Namespace]
+	added := bound.put(c.group(pod), pod)
+	placed.put(c.place(pod), pod)
+	c.bound[pod.Spec.NodeName], c.placed[pod.Namespace] = bound, placed
+	c.model.changedPod(pod.Namespace, c.model.byName[pod.Spec.NodeName])
+	return added
+}
+
+func (c *checks) unlist(pod *corev1.Pod) {
+	bound, placed := c.bound[pod.Spec.NodeName], c.placed[pod.Namespace]
+	bound.drop(c.group(pod), pod.UID)
+	placed.drop(c.place(pod), pod.UID)
+	c.bound[pod.Spec.NodeName], c.placed[pod.Namespace] = bound, placed
+	c.model.changedPod(pod.Namespace, c.model.byName[pod.Spec.NodeName])
+}
+
+// boundTo are the pods that a shard has bound to a node.
+func (c *checks) boundTo(s *shard, node string) podList { return c.bound[node].in(int(s.number)) }
+
+func (c *checks) started(n *node, started *container) { c.identity.look(c.model, n, started) }
 
 // check looks at the state of everything.
 func (m *Model) check() {

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,16 @@ import (
 // brakeCheck counts, from the stored nodes alone, how much of each zone looks lost, and watches evictions: while it is most of a zone of
 // at least three nodes, none may happen there (D8). It allows for decisions that were taken before the last loss was known.
 type brakeCheck struct {
-	since map[string]time.Duration // by zone: when the brake should have come on
+	since map[string]time.Duration        // by zone: when the brake should have come on
+	nodes map[string]int                  // by zone: those that are stored
+	lost  map[string]map[string]time.Time // by zone and node: since when it looks lost
+	known map[string]bool                 // by node: it is stored
+}
+
+func newBrakeCheck() brakeCheck {
+	return brakeCheck{
+		since: map[string]time.Duration{}, nodes: map[string]int{}, lost: map[string]map[string]time.Time{}, known: map[string]bool{},
+	}
 }
 
 // brakeLag is how long decisions may be under way.
@@ -25,36 +35,46 @@ const (
 	brakeShare = 0.55
 )
 
-func (c *brakeCheck) look(m *Model) {
-	nodes, lost := map[string]int{}, map[string][]time.Time{}
-	for _, n := range m.nodes {
-		object, ok := m.shards[0].objects[kinds[0].prefix+n.name].(*corev1.Node)
-		if !ok {
-			continue
-		}
-		nodes[n.zone]++
+// look follows a write of a node's object.
+func (c *brakeCheck) look(m *Model, name string) {
+	n := m.byName[name]
+	if n == nil {
+		return
+	}
+	object, stored := m.shards[0].objects[kinds[0].prefix+name].(*corev1.Node)
+	switch {
+	case stored && !c.known[name]:
+		c.nodes[n.zone]++
+	case !stored && c.known[name]:
+		c.nodes[n.zone]--
+	}
+	c.known[name] = stored
+	delete(c.lost[n.zone], name)
+	if stored {
 		if ready := placement.NodeCondition(object, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionUnknown {
-			lost[n.zone] = append(lost[n.zone], ready.LastTransitionTime.Time)
+			if c.lost[n.zone] == nil {
+				c.lost[n.zone] = map[string]time.Time{}
+			}
+			c.lost[n.zone][name] = ready.LastTransitionTime.Time
 		}
 	}
-	before := c.since
-	c.since = map[string]time.Duration{}
-	for zone, times := range lost {
-		slices.SortFunc(times, time.Time.Compare)
-		together, first := 0, 0
-		for i := range times {
-			for times[i].Sub(times[first]) > time.Minute {
-				first++
-			}
-			together = max(together, i-first+1)
+	c.judge(m, n.zone)
+}
+
+// judge tells whether most of a zone looks lost.
+func (c *brakeCheck) judge(m *Model, zone string) {
+	times := slices.SortedFunc(maps.Values(c.lost[zone]), time.Time.Compare)
+	together, first := 0, 0
+	for i := range times {
+		for times[i].Sub(times[first]) > time.Minute {
+			first++
 		}
-		if together < brakeNodes || float64(together) <= brakeShare*float64(nodes[zone]) {
-			continue
-		}
+		together = max(together, i-first+1)
+	}
+	if together < brakeNodes || float64(together) <= brakeShare*float64(c.nodes[zone]) {
+		delete(c.since, zone)
+	} else if _, already := c.since[zone]; !already {
 		c.since[zone] = m.now
-		if at, already := before[zone]; already {
-			c.since[zone] = at
-		}
 	}
 }
 

@@ -1,9 +1,12 @@
 package model
 
 import (
+	"cmp"
+	"maps"
 	"slices"
-	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/runtime/pods"
 )
@@ -11,26 +14,42 @@ import (
 // claimsCheck looks into the nodes' ledgers: room that is held for a pod which the store has not bound there must come free once the
 // grant has expired.
 type claimsCheck struct {
-	since map[string]time.Duration // by node and pod: since when room is held for nothing
+	changes  *changes
+	suspects map[*node]struct{}        // those that may hold room for nothing
+	since    map[heldFor]time.Duration // since when
+}
+
+// heldFor is room that a node holds for a pod.
+type heldFor struct {
+	node string
+	pod  types.UID
+}
+
+func newClaimsCheck(m *Model) claimsCheck {
+	return claimsCheck{changes: m.follow(), suspects: map[*node]struct{}{}, since: map[heldFor]time.Duration{}}
 }
 
 // claimsBound allows for the news of a deletion to arrive.
 const claimsBound = pods.GrantTTL + 3*time.Second
 
 func (c *claimsCheck) look(m *Model) {
+	for n := range c.changes.nodes {
+		c.suspects[n] = struct{}{}
+	}
+	clear(c.changes.nodes)
 	before := c.since
-	c.since = map[string]time.Duration{}
-	for _, n := range m.nodes {
+	c.since = map[heldFor]time.Duration{}
+	for _, n := range slices.SortedFunc(maps.Keys(c.suspects), byIndex) {
 		if !n.up || n.frozen || n.side != 0 || n.stale {
+			delete(c.suspects, n) // it changes when it is back
 			continue
 		}
-		held := n.ledger.Held(m.time())
-		slices.SortFunc(held, func(a, b pods.Claim) int { return strings.Compare(string(a.PodUID), string(b.PodUID)) })
-		for _, claim := range held {
-			if m.checks.bound[n.name][claim.PodUID] != nil {
-				continue
-			}
-			key := n.name + " " + string(claim.PodUID)
+		idle := c.idle(m, n)
+		if len(idle) == 0 {
+			delete(c.suspects, n)
+		}
+		for _, claim := range idle {
+			key := heldFor{n.name, claim.PodUID}
 			at, already := before[key]
 			if !already {
 				at = m.now
@@ -41,4 +60,13 @@ func (c *claimsCheck) look(m *Model) {
 			}
 		}
 	}
+}
+
+// idle are the claims for which a node holds room although the store has not bound their pods there.
+func (c *claimsCheck) idle(m *Model, n *node) []pods.Claim {
+	idle := slices.DeleteFunc(n.ledger.Held(m.time()), func(claim pods.Claim) bool {
+		return m.checks.bound[n.name].get(int(m.shardOf(claim.Namespace).number), claim.PodUID) != nil
+	})
+	slices.SortFunc(idle, func(a, b pods.Claim) int { return cmp.Compare(a.PodUID, b.PodUID) })
+	return idle
 }

@@ -16,13 +16,26 @@ import (
 type convergenceCheck struct {
 	since time.Duration // when it became, and has stayed, as desired; -1 while it is not
 	why   string        // it is not
+
+	changes *changes
+	of      map[string][]int // by namespace: the workloads in it
+	wrong   map[int]string   // by workload: what is not as desired
+}
+
+func newConvergenceCheck(m *Model) convergenceCheck {
+	c := convergenceCheck{since: -1, changes: m.follow(), of: map[string][]int{}, wrong: map[int]string{}}
+	for i, w := range m.cfg.Workloads {
+		c.of[w.Name] = append(c.of[w.Name], i)
+		c.changes.namespaces[w.Name] = struct{}{}
+	}
+	return c
 }
 
 func (c *convergenceCheck) look(m *Model) {
 	if m.now < m.lastHeal {
 		return
 	}
-	c.why = m.difference()
+	c.why = c.difference(m)
 	switch {
 	case c.why != "":
 		if c.since >= 0 {
@@ -50,43 +63,47 @@ func (c *convergenceCheck) finish(m *Model) {
 	}
 }
 
-// difference says what is not as desired, or nothing.
-func (m *Model) difference() string {
-	for _, w := range m.cfg.Workloads {
-		ready := map[types.UID]bool{}
-		for _, n := range m.nodes {
-			for _, uid := range slices.Sorted(maps.Keys(m.checks.bound[n.name])) {
-				pod := m.checks.bound[n.name][uid]
-				if pod.Namespace != w.Name {
-					continue
-				}
-				if placement.Ready(pod) != m.answers(n.name, uid) {
-					return fmt.Sprintf("%s/%s on %s is said to be ready: %t, and runs: %t", pod.Namespace, pod.Name, n.name, placement.Ready(pod), m.answers(n.name, uid))
-				}
-				if placement.Ready(pod) && pod.DeletionTimestamp == nil {
-					ready[uid] = true
-				}
+// difference says what is not as desired, or nothing. It looks again at what has changed.
+func (c *convergenceCheck) difference(m *Model) string {
+	for _, namespace := range c.changes.takeNamespaces() {
+		for _, i := range c.of[namespace] {
+			if why := m.wrongWith(m.cfg.Workloads[i]); why != "" {
+				c.wrong[i] = why
+			} else {
+				delete(c.wrong, i)
 			}
 		}
-		if len(ready) != w.Replicas {
-			return fmt.Sprintf("%s has %d of %d pods ready", w.Name, len(ready), w.Replicas)
-		}
-		if why := m.wrongRules(w.Name, ready); why != "" {
-			return why
-		}
 	}
-	return ""
+	if len(c.wrong) == 0 {
+		return ""
+	}
+	return c.wrong[slices.Min(slices.Collect(maps.Keys(c.wrong)))]
 }
 
-// wrongRules compares the rules of a Service with the pods that are ready.
+// wrongWith says what is not as desired with a workload, or nothing.
+func (m *Model) wrongWith(w Workload) string {
+	ready := map[types.UID]bool{}
+	for _, placed := range m.checks.placed[w.Name] {
+		pod := placed.pod
+		if runs := m.answers(pod.Spec.NodeName, pod.UID); placement.Ready(pod) != runs {
+			return fmt.Sprintf("%s/%s on %s is said to be ready: %t, and runs: %t", pod.Namespace, pod.Name, pod.Spec.NodeName, placement.Ready(pod), runs)
+		}
+		if placement.Ready(pod) && pod.DeletionTimestamp == nil {
+			ready[pod.UID] = true
+		}
+	}
+	if len(ready) != w.Replicas {
+		return fmt.Sprintf("%s has %d of %d pods ready", w.Name, len(ready), w.Replicas)
+	}
+	return m.wrongRules(w.Name, ready)
+}
+
+// wrongRules compares the rules of a namespace's Service with the pods that are ready.
 func (m *Model) wrongRules(namespace string, ready map[types.UID]bool) string {
 	led := map[types.UID]bool{}
-	for _, key := range slices.Sorted(maps.Keys(m.vip)) {
-		if m.vip[key].Namespace != namespace {
-			continue
-		}
-		for i := range m.vip[key].Endpoints {
-			endpoint := &m.vip[key].Endpoints[i]
+	for _, slice := range m.vipIn[namespace] {
+		for i := range slice.Endpoints {
+			endpoint := &slice.Endpoints[i]
 			if ptr.Deref(endpoint.Conditions.Ready, true) {
 				led[endpoint.TargetRef.UID] = true
 			}

@@ -1,17 +1,32 @@
 package model
 
 import (
-	"maps"
+	"cmp"
+	"iter"
 	"slices"
 	"time"
 
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
 // vipCheck looks at the rules of the connected nodes: whatever they lead to runs, or has stopped running a moment ago.
 type vipCheck struct {
-	gone map[string]absence
+	changes *changes
+	dead    map[string][]deadEnd // by namespace: where its rules lead in vain
+	gone    map[string]absence
+}
+
+// deadEnd is an endpoint of a rule that does not answer.
+type deadEnd struct {
+	key      string // of the slice
+	slice    *discoveryv1.EndpointSlice
+	endpoint int
+}
+
+func newVIPCheck(m *Model) vipCheck {
+	return vipCheck{changes: m.follow(), dead: map[string][]deadEnd{}}
 }
 
 // absence is since when an address answers no more, while the same leaders led.
@@ -25,31 +40,61 @@ type absence struct {
 const vipBound = 7 * time.Second
 
 func (c *vipCheck) look(m *Model) {
+	for _, namespace := range c.changes.takeNamespaces() {
+		if dead := m.deadEnds(namespace); len(dead) > 0 {
+			c.dead[namespace] = dead
+		} else {
+			delete(c.dead, namespace)
+		}
+	}
+	all := slices.SortedFunc(flatten(c.dead), func(a, b deadEnd) int {
+		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.endpoint, b.endpoint))
+	})
 	before := c.gone
 	c.gone = map[string]absence{}
-	for _, key := range slices.Sorted(maps.Keys(m.vip)) {
-		slice := m.vip[key]
+	for _, end := range all {
+		slice, endpoint := end.slice, &end.slice.Endpoints[end.endpoint]
 		s := m.shardOf(slice.Namespace)
 		if m.shards[0].leader == nil || s.leader == nil {
 			continue
 		}
 		terms := [2]uint64{m.shards[0].term, s.term}
-		for i := range slice.Endpoints {
-			endpoint := &slice.Endpoints[i]
-			if !ptr.Deref(endpoint.Conditions.Ready, true) || m.answers(ptr.Deref(endpoint.NodeName, ""), endpoint.TargetRef.UID) {
-				continue
-			}
-			name := slice.Namespace + "/" + slice.Name + " " + endpoint.TargetRef.Name
-			was, already := before[name]
-			if !already || was.terms != terms {
-				was = absence{since: m.now, terms: terms}
-			}
-			c.gone[name] = was
-			if m.now-was.since > vipBound && m.now-was.since <= vipBound+checkEvery {
-				m.violate(checkerVIP, "%s leads to %s on %s, which answers no more since %s", slice.Name, endpoint.TargetRef.Name, ptr.Deref(endpoint.NodeName, ""), was.since)
+		name := slice.Namespace + "/" + slice.Name + " " + endpoint.TargetRef.Name
+		was, already := before[name]
+		if !already || was.terms != terms {
+			was = absence{since: m.now, terms: terms}
+		}
+		c.gone[name] = was
+		if m.now-was.since > vipBound && m.now-was.since <= vipBound+checkEvery {
+			m.violate(checkerVIP, "%s leads to %s on %s, which answers no more since %s", slice.Name, endpoint.TargetRef.Name, ptr.Deref(endpoint.NodeName, ""), was.since)
+		}
+	}
+}
+
+func flatten[K comparable, V any](m map[K][]V) iter.Seq[V] {
+	return func(yield func(V) bool) {
+		for _, list := range m {
+			for _, v := range list {
+				if !yield(v) {
+					return
+				}
 			}
 		}
 	}
+}
+
+// deadEnds are the endpoints of a namespace's rules that do not answer.
+func (m *Model) deadEnds(namespace string) []deadEnd {
+	var dead []deadEnd
+	for key, slice := range m.vipIn[namespace] {
+		for i := range slice.Endpoints {
+			endpoint := &slice.Endpoints[i]
+			if ptr.Deref(endpoint.Conditions.Ready, true) && !m.answers(ptr.Deref(endpoint.NodeName, ""), endpoint.TargetRef.UID) {
+				dead = append(dead, deadEnd{key, slice, i})
+			}
+		}
+	}
+	return dead
 }
 
 // answers tells whether a pod's processes run where packets reach them.

@@ -98,6 +98,7 @@ func (m *Model) inflict(f Fault) {
 }
 
 func (n *node) suffer(kind FaultKind, side int) {
+	n.changed()
 	switch kind {
 	case Crash:
 		if n.up {

@@ -22,14 +22,16 @@ var plenty = corev1.ResourceList{
 	corev1.ResourceCPU: resource.MustParse("1000000"), corev1.ResourceMemory: resource.MustParse("1Ei"), corev1.ResourcePods: resource.MustParse("1000000"),
 }
 
+// pastKept is little: nobody here reads the past, and hundreds of shards would each keep 32 MiB of it.
+var pastKept = store.Limits{Bytes: 64 << 10}
+
 // voters is how many voters a shard has once there are enough nodes (D2).
 const voters = 3
 
 // found makes the cluster: nodes that are up and known, shards with leaders, and the workloads as their users wrote them.
 func (m *Model) found() {
-	m.shards = []*shard{{number: 0, state: store.New(0, store.Limits{}), objects: map[string]placement.Object{}}}
-	for i := range m.cfg.Shards {
-		m.shards = append(m.shards, &shard{number: uint64(i + 1), state: store.New(uint64(i+1), store.Limits{}), objects: map[string]placement.Object{}})
+	for i := range 1 + m.cfg.Shards {
+		m.shards = append(m.shards, &shard{number: uint64(i), state: store.New(uint64(i), pastKept), objects: map[string]placement.Object{}})
 	}
 	for range m.cfg.Nodes {
 		m.addNode()

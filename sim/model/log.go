@@ -1,7 +1,9 @@
 package model
 
 import (
+	"cmp"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -35,50 +37,52 @@ func (m *Model) commit(from *node, s *shard, changes []placement.Change) error {
 
 // publish delivers what a shard has committed: to its leader's view at once, which is what leader.await is for, to other leaders and to
 // the nodes it concerns after a moment.
-func (m *Model) publish(s *shard, events []store.Event) {
+func (m *Model) publish(s *shard, events []written) {
 	touched := map[*node]bool{}
 	for _, event := range events {
-		now := s.objects[event.Key]
-		before := now
-		if len(event.Prev) > 0 && (event.Delete || isPod(now)) {
-			before = decode(event.Key, event.Prev, event.PrevMod)
-		}
+		before, now := event.before, event.now
 		m.note("shard %d %s %s", s.number, verb(event), event.Key)
-		gone := event.Delete
-		for _, other := range m.shards {
-			switch {
-			case other == s && other.turns != nil:
-				other.turns.learn(before, now, gone)
-			case s.number == 0 && other.turns != nil:
-				m.tellLeader(other, s, before, now, gone)
+		m.tellLeaders(s, before, now, event.Delete)
+		for _, version := range []placement.Object{before, now} {
+			switch o := version.(type) {
+			case *corev1.Pod:
+				m.touch(touched, o.Spec.NodeName)
+			case *corev1.Node:
+				m.touch(touched, o.Name)
 			}
 		}
-		if s.meta != nil {
-			s.meta.learn(before, now, gone)
-		}
-		switch o := before.(type) {
-		case *corev1.Pod:
-			m.touch(touched, o.Spec.NodeName)
-			if pod, ok := now.(*corev1.Pod); ok {
-				m.touch(touched, pod.Spec.NodeName)
+		if slice, ok := cmp.Or(now, before).(*discoveryv1.EndpointSlice); ok {
+			namespace := slice.Namespace
+			if event.Delete {
+				slice = nil
 			}
-		case *corev1.Node:
-			m.touch(touched, o.Name)
-		case *discoveryv1.EndpointSlice:
-			slice, _ := now.(*discoveryv1.EndpointSlice)
-			m.after(m.between(time.Millisecond, 20*time.Millisecond), "rules", func() { m.setRules(event.Key, slice) })
+			m.after(m.between(time.Millisecond, 20*time.Millisecond), "rules", func() { m.setRules(event.Key, namespace, slice) })
 		}
 	}
-	for _, n := range m.nodes {
-		if touched[n] {
-			m.tellNode(n, s)
-		}
+	for _, n := range slices.SortedFunc(maps.Keys(touched), byIndex) {
+		m.tellNode(n, s)
 	}
 }
 
-func isPod(o placement.Object) bool { _, ok := o.(*corev1.Pod); return ok }
+// tellLeaders delivers a change to the leader of its shard; one of the meta shard concerns the others as well.
+func (m *Model) tellLeaders(s *shard, before, now placement.Object, gone bool) {
+	if s.turns != nil {
+		s.turns.learn(before, now, gone)
+	}
+	if s.number != 0 {
+		return
+	}
+	for _, other := range m.shards {
+		if other.turns != nil {
+			m.tellLeader(other, s, before, now, gone)
+		}
+	}
+	if s.meta != nil {
+		s.meta.learn(before, now, gone)
+	}
+}
 
-func verb(event store.Event) string {
+func verb(event written) string {
 	switch {
 	case event.Delete:
 		return "deletes"
@@ -95,14 +99,18 @@ func (m *Model) touch(touched map[*node]bool, name string) {
 }
 
 // setRules brings the VIP rules of every connected node up to date. Those that are cut off keep what they have, and nobody asks them.
-func (m *Model) setRules(key string, slice *discoveryv1.EndpointSlice) {
+func (m *Model) setRules(key, namespace string, slice *discoveryv1.EndpointSlice) {
 	if slice == nil {
 		delete(m.vip, key)
-		return
-	}
-	if have := m.vip[key]; have == nil || revision(have) < revision(slice) {
+		delete(m.vipIn[namespace], key)
+	} else if have := m.vip[key]; have == nil || revision(have) < revision(slice) {
 		m.vip[key] = slice
+		if m.vipIn[namespace] == nil {
+			m.vipIn[namespace] = map[string]*discoveryv1.EndpointSlice{}
+		}
+		m.vipIn[namespace][key] = slice
 	}
+	m.changedRules(namespace)
 }
 
 func revision(o placement.Object) store.Revision {

@@ -37,14 +37,11 @@ func newMeta(m *Model, n *node) *meta {
 }
 
 func (t *meta) learn(before, now placement.Object, gone bool) {
-	if _, ok := before.(*corev1.Node); !ok {
-		return
-	}
 	if gone {
 		t.view.Delete(before)
-		return
+	} else if _, ok := now.(*corev1.Node); ok {
+		t.view.Upsert(now)
 	}
-	t.view.Upsert(now)
 }
 
 // leads tells whether this is still the leader; another may have been elected meanwhile.

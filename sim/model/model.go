@@ -11,7 +11,6 @@
 package model
 
 import (
-	"container/heap"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -92,23 +91,25 @@ func (v Violation) String() string { return fmt.Sprintf("%s: %s: %s", v.At, v.Ch
 
 // Model is one run.
 type Model struct {
-	cfg      Config
-	now      time.Duration // since Epoch
-	chance   *rand.Rand
-	steps    steps
-	asked    uint64
-	hash     hash.Hash
-	record   []byte
-	repair   repair.Options
-	nodes    []*node
-	byName   map[string]*node
-	shards   []*shard // [0] is the meta shard
-	vip      map[string]*discoveryv1.EndpointSlice
-	checks   checks
-	outcome  Outcome
-	lastHeal time.Duration // when the last fault is over
-	sides    int           // partitions made so far
-	tally    tally
+	cfg       Config
+	now       time.Duration // since Epoch
+	chance    *rand.Rand
+	steps     steps
+	asked     uint64
+	hash      hash.Hash
+	record    []byte
+	repair    repair.Options
+	nodes     []*node
+	byName    map[string]*node
+	shards    []*shard // [0] is the meta shard
+	vip       map[string]*discoveryv1.EndpointSlice
+	vipIn     map[string]map[string]*discoveryv1.EndpointSlice // the same by namespace
+	checks    checks
+	followers []*changes
+	outcome   Outcome
+	lastHeal  time.Duration // when the last fault is over
+	sides     int           // partitions made so far
+	tally     tally
 }
 
 // step is one thing that happens.
@@ -119,20 +120,54 @@ type step struct {
 	do   func()
 }
 
+// steps is a heap with four children per step: half as deep as one with two, and without a step being boxed.
 type steps []step
 
-func (s steps) Len() int { return len(s) }
-func (s steps) Less(i, j int) bool {
-	return s[i].at < s[j].at || s[i].at == s[j].at && s[i].turn < s[j].turn
+func (s *step) before(o *step) bool { return s.at < o.at || s.at == o.at && s.turn < o.turn }
+
+func (s *steps) push(added step) {
+	*s = append(*s, added)
+	all := *s
+	i := len(all) - 1
+	for i > 0 {
+		parent := (i - 1) / 4
+		if !added.before(&all[parent]) {
+			break
+		}
+		all[i] = all[parent]
+		i = parent
+	}
+	all[i] = added
 }
-func (s steps) Swap(i, j int) { s[i], s[j] = s[j], s[i] }
-func (s *steps) Push(x any)   { *s = append(*s, x.(step)) }
-func (s *steps) Pop() any {
-	old := *s
-	last := old[len(old)-1]
-	old[len(old)-1] = step{}
-	*s = old[:len(old)-1]
-	return last
+
+func (s *steps) pop() step {
+	all := *s
+	first, last := all[0], all[len(all)-1]
+	all[len(all)-1] = step{}
+	all = all[:len(all)-1]
+	*s = all
+	if len(all) == 0 {
+		return first
+	}
+	i := 0
+	for {
+		least := 4*i + 1
+		if least >= len(all) {
+			break
+		}
+		for child := least + 1; child < min(4*i+5, len(all)); child++ {
+			if all[child].before(&all[least]) {
+				least = child
+			}
+		}
+		if !all[least].before(&last) {
+			break
+		}
+		all[i] = all[least]
+		i = least
+	}
+	all[i] = last
+	return first
 }
 
 // Run simulates the whole of cfg. Its error says what is wrong with cfg; what is wrong with the cluster stands in the outcome.
@@ -165,7 +200,8 @@ func newModel(cfg Config) (*Model, error) {
 	}
 	m := &Model{
 		cfg: cfg, chance: rand.New(rand.NewPCG(cfg.Seed, 0x5ea)), hash: sha256.New(), repair: repair.Defaults(),
-		byName: map[string]*node{}, vip: map[string]*discoveryv1.EndpointSlice{}, outcome: Outcome{Braked: map[string]bool{}, Settled: -1},
+		byName: map[string]*node{}, vip: map[string]*discoveryv1.EndpointSlice{},
+		vipIn: map[string]map[string]*discoveryv1.EndpointSlice{}, outcome: Outcome{Braked: map[string]bool{}, Settled: -1},
 	}
 	if cfg.bug == bugNoBrake {
 		m.repair.BrakeShare = 2
@@ -184,7 +220,7 @@ func newModel(cfg Config) (*Model, error) {
 
 // next does the next step.
 func (m *Model) next() {
-	s := heap.Pop(&m.steps).(step)
+	s := m.steps.pop()
 	m.now = s.at
 	m.outcome.Steps++
 	m.record = binary.BigEndian.AppendUint64(m.record[:0], uint64(s.at))
@@ -197,7 +233,7 @@ func (m *Model) next() {
 // after asks for a step.
 func (m *Model) after(delay time.Duration, kind string, do func()) {
 	m.asked++
-	heap.Push(&m.steps, step{m.now + delay, m.asked, kind, do})
+	m.steps.push(step{m.now + delay, m.asked, kind, do})
 }
 
 // note adds a line to the trace, for people and for the hash.

@@ -31,8 +31,8 @@ type node struct {
 	stale    bool // something was missed while out of reach
 
 	ledger *pods.Ledger
-	bound  map[types.UID]*corev1.Pod // what the peer knows to be its own
-	known  bool                      // bound is complete
+	bound  podList // what the peer knows to be its own, by shard
+	known  bool    // bound is complete
 	pods   map[types.UID]*container
 	ips    int // given so far
 
@@ -78,8 +78,9 @@ func (n *node) boot() {
 	m := n.model
 	n.life++
 	n.up, n.frozen, n.fenced, n.known, n.stale = true, false, false, false, true
-	n.ledger, n.bound, n.dirty, n.deferred = pods.NewLedger(), map[types.UID]*corev1.Pod{}, map[types.UID]bool{}, nil
+	n.ledger, n.bound, n.dirty, n.deferred = pods.NewLedger(), nil, map[types.UID]bool{}, nil
 	n.renewed = m.now
+	n.changed()
 	n.do(m.between(0, renewInterval), "renew", n.renew)
 	n.do(m.between(50*time.Millisecond, 500*time.Millisecond), "status", n.keepStatus)
 	n.do(m.between(50*time.Millisecond, 500*time.Millisecond), "sync", n.sync)
@@ -93,7 +94,7 @@ func (n *node) sync() {
 		for _, s := range n.model.shards {
 			n.look(s)
 		}
-		all := slices.Collect(maps.Values(n.bound))
+		all := n.bound.byUID()
 		if n.model.cfg.bug != bugClaimKept || !before {
 			n.ledger.SetRunning(all)
 		}
@@ -101,9 +102,10 @@ func (n *node) sync() {
 		if n.fenced && n.model.now-n.renewed < fence.After {
 			n.unfence()
 		}
-		for _, uid := range n.boundUIDs() {
-			n.upsert(n.bound[uid])
+		for _, pod := range n.bound.byUID() {
+			n.upsert(pod)
 		}
+		n.changed()
 	}
 	n.do(n.model.between(100*time.Millisecond, slowestFeed), "sync", n.sync)
 }
@@ -123,7 +125,10 @@ func (n *node) hears(s *shard) bool {
 	return slices.ContainsFunc(s.voters, func(voter *node) bool { return n.model.reaches(voter, n) })
 }
 
-func (n *node) boundUIDs() []types.UID { return slices.Sorted(maps.Keys(n.bound)) }
+// ownPod is what the peer knows of a pod of its own, nil if it is none.
+func (n *node) ownPod(of *corev1.Pod) *corev1.Pod {
+	return n.bound.get(int(n.model.shardOf(of.Namespace).number), of.UID)
+}
 
 // look compares what a shard says of this node with what the node knows.
 func (n *node) look(s *shard) {
@@ -135,22 +140,24 @@ func (n *node) look(s *shard) {
 		n.writeStatus()
 		return
 	}
-	want := n.model.checks.boundTo(s, n.name)
-	for _, uid := range n.boundUIDs() {
-		if pod := n.bound[uid]; want[uid] == nil && n.model.shardOf(pod.Namespace) == s {
-			delete(n.bound, uid)
-			n.remove(uid)
+	group, want := int(s.number), n.model.checks.boundTo(s, n.name)
+	for _, had := range slices.Clone(n.bound.in(group)) {
+		if want.get(group, had.pod.UID) == nil {
+			n.bound.drop(group, had.pod.UID)
+			n.remove(had.pod.UID)
 		}
 	}
-	for _, uid := range slices.Sorted(maps.Keys(want)) {
-		if had := n.bound[uid]; had == nil || had.ResourceVersion != want[uid].ResourceVersion {
-			n.bound[uid] = want[uid]
+	for _, listed := range slices.Clone(want) {
+		pod := listed.pod
+		if had := n.bound.get(group, pod.UID); had == nil || had.ResourceVersion != pod.ResourceVersion {
+			n.bound.put(group, pod)
 			if n.known {
-				n.ledger.Upsert(want[uid])
-				n.upsert(want[uid])
+				n.ledger.Upsert(pod)
+				n.upsert(pod)
 			}
 		}
 	}
+	n.model.changedRoom(n)
 }
 
 func (n *node) remove(uid types.UID) {
@@ -168,13 +175,13 @@ func (n *node) upsert(pod *corev1.Pod) {
 	}
 	switch {
 	case pod.DeletionTimestamp != nil && c == nil:
-		n.report(pod.UID)
+		n.report(pod)
 	case pod.DeletionTimestamp != nil:
 		n.stop(pod.UID, 5*time.Second)
 	case c == nil:
 		n.start(pod)
 	case c.running && !c.stopping && !placement.Ready(pod):
-		n.report(pod.UID) // somebody has marked it while this node was not heard
+		n.report(pod) // somebody has marked it while this node was not heard
 	}
 }
 
@@ -193,9 +200,10 @@ func (n *node) start(pod *corev1.Pod) {
 			return
 		}
 		c.running = true
+		n.model.changedPod(pod.Namespace, n)
 		n.model.note("%s runs %s/%s", n.name, pod.Namespace, pod.Name)
 		n.model.checks.started(n, c)
-		n.do(n.model.between(100*time.Millisecond, time.Second), "ready", func() { n.report(pod.UID) })
+		n.do(n.model.between(100*time.Millisecond, time.Second), "ready", func() { n.report(pod) })
 	})
 }
 
@@ -218,9 +226,10 @@ func (n *node) ended(uid types.UID, c *container) {
 		return
 	}
 	delete(n.pods, uid)
+	n.model.changedPod(c.pod.Namespace, n)
 	n.model.note("%s has ended %s/%s", n.name, c.pod.Namespace, c.pod.Name)
-	if pod := n.bound[uid]; pod != nil {
-		n.report(uid)
+	if pod := n.ownPod(c.pod); pod != nil {
+		n.report(pod)
 		if pod.DeletionTimestamp == nil {
 			n.start(pod)
 		}
@@ -228,16 +237,16 @@ func (n *node) ended(uid types.UID, c *container) {
 }
 
 // report writes what has become of a pod, until it arrives.
-func (n *node) report(uid types.UID) {
-	if n.dirty[uid] {
+func (n *node) report(pod *corev1.Pod) {
+	if n.dirty[pod.UID] {
 		return
 	}
-	n.dirty[uid] = true
-	n.do(n.model.commitDelay(), "report", func() { n.tryReport(uid) })
+	n.dirty[pod.UID] = true
+	n.do(n.model.commitDelay(), "report", func() { n.tryReport(pod) })
 }
 
-func (n *node) tryReport(uid types.UID) {
-	pod := n.bound[uid]
+func (n *node) tryReport(known *corev1.Pod) {
+	uid, pod := known.UID, n.ownPod(known)
 	if pod == nil {
 		delete(n.dirty, uid)
 		return
@@ -258,7 +267,7 @@ func (n *node) tryReport(uid types.UID) {
 		change = placement.Change{Verb: placement.UpdateStatus, Object: want, UID: uid}
 	}
 	if err := n.model.commit(n, s, []placement.Change{change}); err != nil {
-		n.do(retryReport, "report", func() { n.tryReport(uid) })
+		n.do(retryReport, "report", func() { n.tryReport(known) })
 		return
 	}
 	delete(n.dirty, uid)
@@ -336,8 +345,8 @@ func (n *node) unfence() {
 	n.fenced = false
 	n.model.note("%s is connected again", n.name)
 	n.model.emit(Event{Kind: EventConnected, Node: n.name})
-	for _, uid := range n.boundUIDs() {
-		n.upsert(n.bound[uid])
+	for _, pod := range n.bound.byUID() {
+		n.upsert(pod)
 	}
 }
 
@@ -366,6 +375,7 @@ func (n *node) guard() {
 				m.outcome.Fenced++
 				m.note("the watchdog of %s kills %s/%s", n.name, c.pod.Namespace, c.pod.Name)
 				delete(n.pods, uid)
+				m.changedPod(c.pod.Namespace, n)
 				n.fenced = true
 			}
 		}
@@ -446,6 +456,7 @@ func (m *Model) ask(from, to *node, s *shard, claims []pods.Claim, then func([]p
 	}
 	to.do(m.oneWay(), "claim", func() {
 		answers := to.ledger.Claim(claims, m.time())
+		m.changedRoom(to)
 		usage := placement.NodeUsage{Node: to.name}
 		for _, held := range to.ledger.Held(m.time()) {
 			if m.shardOf(held.Namespace) != s {

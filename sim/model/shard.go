@@ -119,8 +119,8 @@ func (d *draft) get(key string) placement.Object {
 	}
 	o := d.shard.objects[key]
 	condition := store.Condition{Key: key}
-	if kv, ok := d.shard.state.View().Get(key); ok {
-		condition.Revision = kv.Mod
+	if o != nil {
+		condition.Revision = revision(o)
 	}
 	d.conditions = append(d.conditions, condition)
 	d.order = append(d.order, key)
@@ -128,8 +128,14 @@ func (d *draft) get(key string) placement.Object {
 	return o
 }
 
+// written is a change that a shard has committed.
+type written struct {
+	store.Event
+	before, now placement.Object // nil: there was none, and: it is gone
+}
+
 // commit applies changes by the API's rules as one transaction, or says why not. Only m.commit calls it.
-func (s *shard) commit(changes []placement.Change, now time.Time) ([]store.Event, error) {
+func (s *shard) commit(changes []placement.Change, now time.Time) ([]written, error) {
 	d := &draft{shard: s, now: now, want: map[string]placement.Object{}}
 	for _, c := range changes {
 		if err := d.apply(c); err != nil {
@@ -149,14 +155,17 @@ func (s *shard) commit(changes []placement.Change, now time.Time) ([]store.Event
 	if !result.OK {
 		return nil, fmt.Errorf("%d conditions failed", len(result.Failed))
 	}
-	for _, event := range events {
+	all := make([]written, len(events))
+	for i, event := range events {
+		all[i] = written{Event: event, before: s.objects[event.Key]}
 		if event.Delete {
 			delete(s.objects, event.Key)
 		} else {
-			s.objects[event.Key] = decode(event.Key, event.Value, event.Revision)
+			all[i].now = decode(event.Key, event.Value, event.Revision)
+			s.objects[event.Key] = all[i].now
 		}
 	}
-	return events, nil
+	return all, nil
 }
 
 func (d *draft) apply(c placement.Change) error {
