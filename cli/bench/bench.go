@@ -50,6 +50,7 @@ var figures = []figure{
 	{"service3", "Service create → its virtual IP answers on every peer of three", measureServiceEverywhere},
 	{"creates", "API creates per second, three peers", measureCreates},
 	{"watches", "events to 1,000 watchers, three peers", measureWatches},
+	{"crowd", "100,000 pods of 3 KB in three peers: memory, a list of all, start of a peer", measureCrowd},
 	{"loss", "kill of a peer → everything works again", measureLoss},
 }
 

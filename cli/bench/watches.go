@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
 	"shoal/cli/bench/load"
@@ -81,6 +80,10 @@ func fanOut(ctx context.Context, l *lab.Lab, span time.Duration) (result load.Re
 	if err != nil {
 		return result, nil, err
 	}
+	followers, err := watchClients(l)
+	if err != nil {
+		return result, nil, err
+	}
 	payload := strings.Repeat("v", payloadBytes)
 	write := func(ctx context.Context, n int) error {
 		_, err := clients[0].CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{
@@ -89,24 +92,19 @@ func fanOut(ctx context.Context, l *lab.Lab, span time.Duration) (result load.Re
 		return err
 	}
 	follow := func(ctx context.Context, watcher int, ready func(), seen func(int)) error {
-		w, err := clients[watcher/watchersClient].CoreV1().ConfigMaps(namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name!=kube-root-ca.crt"})
-		if err != nil {
-			return err
-		}
-		defer w.Stop()
-		ready()
-		for event := range w.ResultChan() {
-			object, isConfigMap := event.Object.(*corev1.ConfigMap)
-			if event.Type != watch.Added || !isConfigMap {
-				return fmt.Errorf("watch %d: unexpected %s of %T", watcher, event.Type, event.Object)
+		err := followers[watcher/watchersClient].watch(ctx, namespace, ready, func(event metav1.WatchEvent) error {
+			object, err := configMapOf(event)
+			if err != nil {
+				return err
 			}
 			n, err := strconv.Atoi(strings.TrimPrefix(object.Name, "c"))
 			if err != nil {
-				return fmt.Errorf("watch %d: unexpected ConfigMap %s", watcher, object.Name)
+				return fmt.Errorf("unexpected ConfigMap %s", object.Name)
 			}
 			seen(n)
-		}
-		return fmt.Errorf("watch %d ended", watcher)
+			return nil
+		})
+		return fmt.Errorf("watch %d ended: %w", watcher, err)
 	}
 	result, err = load.Fanout(ctx, watchers, span, write, follow, func() error {
 		after, err := anonymous(l)

@@ -118,7 +118,7 @@ func (b *builder) basics() error {
 	b.generic.APIServerID = b.config.PeerName
 	b.generic.EnableProfiling = false
 	b.generic.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(longLists{api}, c)
+		return genericapiserver.DefaultBuildHandlerChain(longLists{directWatches{api}}, c)
 	}
 	b.generic.StorageObjectCountTracker = nil
 	b.generic.DisabledPostStartHooks.Insert(disabledHooks...)

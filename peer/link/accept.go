@@ -91,7 +91,8 @@ func sourceOf(conn net.Conn) netip.Addr {
 func (l *Link) dispatch(ctx context.Context, raw net.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, l.config.HandshakeTimeout)
 	defer cancel()
-	conn := tls.Server(raw, &tls.Config{
+	merged := newMergedConn(raw)
+	conn := tls.Server(merged, &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		GetConfigForClient: l.configFor,
 	})
@@ -100,7 +101,7 @@ func (l *Link) dispatch(ctx context.Context, raw net.Conn) {
 		l.config.Logger.Debug("handshake", "from", raw.RemoteAddr(), "error", err)
 		return
 	}
-	if err := l.deliver(conn); err != nil {
+	if err := l.deliver(conn, merged); err != nil {
 		_ = conn.Close()
 		l.config.Logger.Debug("connection dropped", "from", raw.RemoteAddr(), "error", err)
 	}
@@ -129,10 +130,13 @@ func (l *Link) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 
 var errNoAPI = errors.New("this peer does not serve the API any more")
 
-func (l *Link) deliver(conn *tls.Conn) error {
+// deliver hands the connection to its service. Writes to users of the API are merged;
+// among peers each is written at once.
+func (l *Link) deliver(conn *tls.Conn, merged *mergedConn) error {
 	state := conn.ConnectionState()
 	service := state.NegotiatedProtocol
 	if !strings.HasPrefix(service, servicePrefix) {
+		merged.merge()
 		return l.api.put(conn)
 	}
 	q := l.service(service)

@@ -62,6 +62,9 @@ type Config struct {
 	GroupResource          schema.GroupResource
 	// Namespaced says that keys carry a namespace.
 	Namespaced bool
+	// Attributes reads what selectors look at, as every predicate of the resource does. Nil
+	// leaves that to the predicates.
+	Attributes kstorage.AttrFunc
 	// Transformer seals values at rest. Nil stores them as they are.
 	Transformer value.Transformer
 	// Versioner reads and writes resourceVersions. Nil is upstream's.
@@ -108,6 +111,7 @@ type Storage struct {
 	transformer    value.Transformer
 	newFunc        func() runtime.Object
 	newListFunc    func() runtime.Object
+	attributes     kstorage.AttrFunc
 	keys           keyspace
 	resource       schema.GroupResource
 	bookmarkPeriod time.Duration
@@ -163,6 +167,7 @@ func New(c Config) (*Storage, error) {
 		transformer:    c.Transformer,
 		newFunc:        c.NewFunc,
 		newListFunc:    c.NewListFunc,
+		attributes:     c.Attributes,
 		keys:           keys,
 		resource:       c.GroupResource,
 		bookmarkPeriod: c.BookmarkPeriod,

@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/features"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 
 	"shoal/consensus/store"
 )
@@ -75,8 +77,24 @@ func (w *watcher) object(change store.Event, before bool) (obj runtime.Object, m
 		return obj, true, nil
 	}
 	// an object whose attributes cannot be read does not match
-	matched, err = w.predicate.Matches(inner)
+	matched, err = w.matches(inner, obj)
 	return obj, err == nil && matched, nil
+}
+
+// matches is the selector's verdict. Watches that share an object share the reading of
+// its attributes.
+func (w *watcher) matches(read, hand runtime.Object) (bool, error) {
+	shared, ok := hand.(*sharedObject)
+	if !ok || w.s.attributes == nil {
+		return w.predicate.Matches(read)
+	}
+	if utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch) {
+		if matched, err := w.predicate.MatchesSharding(read); err != nil || !matched {
+			return false, err
+		}
+	}
+	labels, fields, err := shared.attributes(w.s.attributes)
+	return err == nil && w.predicate.MatchesObjectAttributes(labels, fields), err
 }
 
 // corruptDeletion reports the deletion of an object that cannot be read in the way

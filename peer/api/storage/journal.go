@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -35,9 +36,11 @@ type journals struct {
 	current map[string]*journal
 }
 
-// journal is the newest stretch of a stream. Its readers have no queues: each reads
-// at its own pace, and one that falls behind the stretch goes on with a stream of its
-// own, from the shards' histories, until it has caught up.
+// journal is the newest stretch of a stream. It hands each batch to the watches that
+// have all before it and room for it: that a thousand of them wake up for every event,
+// only to pass it on, would cost more than all the rest. The others read, each at its
+// own pace, and one that falls behind the stretch goes on with a stream of its own,
+// from the shards' histories, until it has caught up.
 type journal struct {
 	prefix  string
 	cancel  context.CancelFunc
@@ -56,6 +59,9 @@ type journal struct {
 	err   error
 	// changed is closed and replaced whenever there is more to read.
 	changed chan struct{}
+	// followers are the watches that batches are handed to. The slice is replaced, never
+	// changed.
+	followers []*watcher
 }
 
 // alwaysReady is a channel that is closed.
@@ -145,8 +151,17 @@ func (js *journals) leave(j *journal) {
 // follow takes what the stream brings until it ends.
 func (j *journal) follow() {
 	for next := range j.stream.batches {
-		j.append(next)
+		for _, w := range j.append(next) {
+			w.push(next)
+		}
 	}
+	for _, w := range j.end() {
+		w.wait()
+	}
+}
+
+// end notes the end of the stream and returns whom to tell.
+func (j *journal) end() []*watcher {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.ended, j.err = true, j.stream.err
@@ -154,10 +169,33 @@ func (j *journal) follow() {
 		j.err = consensus.ErrClosed // nobody reads any more
 	}
 	close(j.changed)
+	return j.followers
 }
 
-// append adds a batch and wakes the readers.
-func (j *journal) append(next batch) {
+// register makes a watch a follower unless it is one, if it has everything that the
+// journal has.
+func (j *journal) register(w *watcher, at store.Revision) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ended || at < j.frontier {
+		return false
+	}
+	if !slices.Contains(j.followers, w) {
+		j.followers = append(slices.Clip(j.followers), w)
+	}
+	return true
+}
+
+func (j *journal) deregister(w *watcher) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if i := slices.Index(j.followers, w); i >= 0 {
+		j.followers = slices.Delete(slices.Clone(j.followers), i, i+1)
+	}
+}
+
+// append adds a batch, wakes the readers, and returns whom to hand the batch to.
+func (j *journal) append(next batch) []*watcher {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.events = append(j.events, next.events...)
@@ -178,6 +216,7 @@ func (j *journal) append(next batch) {
 	}
 	close(j.changed)
 	j.changed = make(chan struct{})
+	return j.followers
 }
 
 // ready is closed as soon as there is something to read for one who has everything

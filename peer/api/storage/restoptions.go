@@ -43,7 +43,7 @@ func NewDecorator(c DecoratorConfig) generic.StorageDecorator {
 	}
 	listers := NewListers(c.Listers)
 	return func(config *storagebackend.ConfigForResource, resourcePrefix string, keyFunc func(runtime.Object) (string, error),
-		newFunc, newListFunc func() runtime.Object, _ kstorage.AttrFunc, _ kstorage.IndexerFuncs, _ *cache.Indexers,
+		newFunc, newListFunc func() runtime.Object, attributes kstorage.AttrFunc, _ kstorage.IndexerFuncs, _ *cache.Indexers,
 	) (kstorage.Interface, factory.DestroyFunc, error) {
 		namespaced, err := carriesNamespace(keyFunc, newFunc())
 		if err != nil {
@@ -59,6 +59,7 @@ func NewDecorator(c DecoratorConfig) generic.StorageDecorator {
 			ResourcePrefix: resourcePrefix,
 			GroupResource:  config.GroupResource,
 			Namespaced:     namespaced,
+			Attributes:     attributes,
 			Transformer:    config.Transformer,
 			BookmarkPeriod: c.BookmarkPeriod,
 			Listers:        listers,

@@ -8,8 +8,11 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	kstorage "k8s.io/apiserver/pkg/storage"
 
 	"shoal/consensus/store"
 )
@@ -123,6 +126,11 @@ type sharedObject struct {
 	obj     runtime.Object
 	err     error
 
+	attributed sync.Once
+	labels     labels.Set
+	fields     fields.Set
+	unlabelled error
+
 	mu        sync.Mutex
 	encodings map[runtime.Identifier]*encoding
 }
@@ -137,6 +145,12 @@ var (
 	_ runtime.CacheableObject   = (*sharedObject)(nil)
 	_ metav1.ObjectMetaAccessor = (*sharedObject)(nil)
 )
+
+// attributes are what selectors look at.
+func (o *sharedObject) attributes(get kstorage.AttrFunc) (labels.Set, fields.Set, error) {
+	o.attributed.Do(func() { o.labels, o.fields, o.unlabelled = get(o.obj) })
+	return o.labels, o.fields, o.unlabelled
+}
 
 // CacheEncode implements runtime.CacheableObject.
 func (o *sharedObject) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.Writer) error, w io.Writer) error {

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -50,6 +51,7 @@ func (s *Storage) Watch(ctx context.Context, key string, opts kstorage.ListOptio
 		all:     opts.Predicate.Empty(),
 		results: make(chan watch.Event, resultBuffer),
 		poke:    make(chan struct{}, 1),
+		fell:    make(chan struct{}, 1),
 	}
 	if w.all {
 		w.predicate = kstorage.Everything
@@ -92,9 +94,19 @@ type watcher struct {
 	shards  []uint64
 	results chan watch.Event
 	poke    chan struct{}
-	// frontier is the revision up to which the reader has everything, bookmarked the
-	// one that it was last told so about.
-	frontier, bookmarked store.Revision
+	// bookmarked is the revision that the reader was last told to have everything up to.
+	bookmarked store.Revision
+
+	// While live, the journal's goroutine delivers by push and nobody else does; mu is
+	// held for each step of that and of going over to it and back. fell says that push
+	// did not get on.
+	mu   sync.Mutex
+	live bool
+	fell chan struct{}
+	// cursor is the place in the events, frontier the revision up to which the reader has
+	// everything.
+	cursor   *cursor
+	frontier store.Revision
 }
 
 // ResultChan implements watch.Interface.
@@ -191,25 +203,32 @@ func (w *watcher) deliver(b begun) error {
 		}
 		b.cursor = cursor
 	}
-	defer b.cursor.close()
+	w.cursor = b.cursor
+	defer w.close()
+	return w.follow()
+}
+
+// follow delivers changes until the context ends.
+func (w *watcher) follow() error {
 	bookmark := time.NewTimer(w.nextBookmark())
 	defer bookmark.Stop()
 	var due <-chan time.Time
 	for {
-		own, ready := b.cursor.sources()
+		own, ready := w.sources()
 		select {
 		case <-w.ctx.Done():
 			return nil
 		case next, open := <-own:
 			if !open {
-				return b.cursor.own.err
+				return w.cursor.own.err
 			}
-			b.cursor.took(next)
+			w.cursor.took(next)
 			if err := w.forward(next); err != nil {
 				return err
 			}
 		case <-ready:
-			next, err := b.cursor.take()
+			w.wait()
+			next, err := w.cursor.take()
 			if err == nil {
 				err = w.forward(next)
 			}
@@ -217,10 +236,10 @@ func (w *watcher) deliver(b begun) error {
 				return err
 			}
 		case <-bookmark.C:
-			due = w.askBookmark(b.cursor)
+			due = w.askBookmark()
 			bookmark.Reset(w.nextBookmark())
 		case <-w.poke:
-			due = w.askBookmark(b.cursor)
+			due = w.askBookmark()
 		case <-due:
 			due = nil
 			if err := w.bookmark(); err != nil {
@@ -243,17 +262,18 @@ func (w *watcher) nextBookmark() time.Duration {
 }
 
 // askBookmark lets lagging shards close, and says when to send what has come of it.
-func (w *watcher) askBookmark(c *cursor) <-chan time.Time {
+func (w *watcher) askBookmark() <-chan time.Time {
 	if !w.bookmarks {
 		return nil
 	}
-	c.advance()
+	w.cursor.advance()
 	return time.After(bookmarkPatience)
 }
 
 // bookmark tells the reader how far the stream is, if that is news and the end of
 // what was committed together; else the next bookmark will tell.
 func (w *watcher) bookmark() error {
+	w.wait()
 	if w.frontier <= w.bookmarked || w.s.cuts(w.ctx, w.shards, w.frontier) {
 		return nil
 	}
@@ -306,28 +326,6 @@ func (w *watcher) initial(snap snapshot) (store.Revision, error) {
 		return reader.snap.rev, w.sendBookmark(reader.snap.rev, true)
 	}
 	return reader.snap.rev, nil
-}
-
-// forward delivers a batch of the stream.
-func (w *watcher) forward(next batch) error {
-	for _, change := range next.events {
-		if !w.recursive && change.Key != w.key {
-			continue
-		}
-		event, err := w.transform(change)
-		if err != nil {
-			return err
-		}
-		if event == nil {
-			continue
-		}
-		if !w.send(*event) {
-			return nil
-		}
-		w.frontier = max(w.frontier, change.Revision)
-	}
-	w.frontier = max(w.frontier, next.frontier)
-	return nil
 }
 
 // send hands an event to the reader, false if the reader is gone.
