@@ -369,7 +369,7 @@ func (s *survival) restored(t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wants(t, out, "restoring shard 10", "restored cluster", "peer join")
+	wants(t, out, "restoring shard 0", "in 11 shards", "restored cluster", "peer join")
 	if _, err := first.Command(t.Context(), "restore", "--name", first.Name, s.file); err == nil || !strings.Contains(err.Error(), "belongs to cluster") {
 		t.Errorf("a second restore: %v", err)
 	}

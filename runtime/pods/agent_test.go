@@ -253,6 +253,27 @@ func TestImages(t *testing.T) {
 	}
 }
 
+func TestAnImportedImageEndsTheBackOff(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.engine.PullErr = func(string) error { return fmt.Errorf("no such manifest: %w", pods.ErrImagePull) }
+		r.start()
+		pod := newPod("web", func(p *corev1.Pod) { p.Spec.Containers[0].Image = "other:1" })
+		r.agent.Set([]*corev1.Pod{pod})
+		after(4 * time.Minute)
+		if _, err := r.engine.Import(t.Context(), strings.NewReader("other:1")); err != nil {
+			t.Fatal(err)
+		}
+		pulls := len(r.callsWith("pull"))
+		after(15 * time.Second)
+		if s := r.cluster.status(pod); s.Phase != corev1.PodRunning {
+			t.Errorf("phase %s: %+v", s.Phase, s.ContainerStatuses)
+		}
+		if n := len(r.callsWith("pull")); n != pulls {
+			t.Errorf("%d pulls after the import", n-pulls)
+		}
+	})
+}
+
 func TestMissingConfigMapIsShownAndHealed(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.start()

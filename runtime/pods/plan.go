@@ -104,7 +104,7 @@ func (p *planner) over() bool {
 
 // try emits an action unless it is in flight, was emitted already, or failed so lately that it has to wait. It reports whether it was emitted.
 func (p *planner) try(a Action) bool {
-	if p.state.InFlight[a.Key] || slices.ContainsFunc(p.out.Actions, func(b Action) bool { return a.Key == b.Key }) {
+	if p.pending(a.Key) {
 		return false
 	}
 	if f, failed := p.state.Failures[a.Key]; failed {
@@ -115,6 +115,11 @@ func (p *planner) try(a Action) bool {
 	}
 	p.out.Actions = append(p.out.Actions, a)
 	return true
+}
+
+// pending reports whether an action runs or is about to.
+func (p *planner) pending(key Key) bool {
+	return p.state.InFlight[key] || slices.ContainsFunc(p.out.Actions, func(a Action) bool { return a.Key == key })
 }
 
 func (p *planner) wake(at time.Time) {

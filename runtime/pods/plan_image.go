@@ -46,12 +46,24 @@ func (p *planner) image(c *corev1.Container, lastExit time.Time) (Image, bool) {
 	if known {
 		return fact.Image, true
 	}
-	if f, failed := p.state.Failures[inspect]; failed && f.Reason == reasonImageMissing {
-		p.try(Action{Key: pull, Container: c.Name})
-	} else {
-		p.try(Action{Key: inspect, Container: c.Name})
-	}
+	p.fetch(Action{Key: inspect, Container: c.Name}, Action{Key: pull, Container: c.Name})
 	return Image{}, false
+}
+
+// fetch looks for an image and pulls it when it is not there. After a failed pull it keeps looking while it waits for the next one:
+// somebody may have imported the image, or another pod's pull brought it.
+func (p *planner) fetch(inspect, pull Action) {
+	looked, ok := p.state.Failures[inspect.Key]
+	if !ok || looked.Reason != reasonImageMissing {
+		p.try(inspect)
+		return
+	}
+	if _, failed := p.state.Failures[pull.Key]; failed && !p.pending(pull.Key) {
+		p.try(inspect)
+	}
+	if !p.pending(inspect.Key) {
+		p.try(pull)
+	}
 }
 
 // imageWaiting explains why the image of c is not there; nil when it is merely on its way.
