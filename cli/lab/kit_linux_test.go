@@ -66,8 +66,18 @@ func (c *cluster) keepLogs(t *testing.T) {
 		if text, err := os.ReadFile(peer.Log); err == nil {
 			_ = os.WriteFile(filepath.Join(dir, peer.Name+".log"), text, 0o600)
 		}
+		var network []byte
+		for _, line := range []string{"ip -4 address", "ip -4 route show table all", "ip -4 neighbour", "ss -tlnp", "ss -tn", "nft list ruleset"} {
+			_ = peer.host.do(func() error {
+				command := strings.Fields(line)
+				out, err := exec.CommandContext(context.Background(), command[0], command[1:]...).CombinedOutput()
+				network = fmt.Appendf(network, "# %s\n%s\n", line, out)
+				return err
+			})
+		}
+		_ = os.WriteFile(filepath.Join(dir, peer.Name+".network"), network, 0o600)
 	}
-	t.Logf("the peers' logs are kept in %s", dir)
+	t.Logf("the peers' logs, and what their hosts' network looked like, are in %s", dir)
 }
 
 // command makes a program of the host see the cluster through its kubeconfig, and a home of its own.

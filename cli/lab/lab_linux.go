@@ -213,12 +213,10 @@ func (l *Lab) Cut(peer *Peer) error {
 // Mend puts the cable of a peer that was cut back. Start then brings the peer back, as when the machine has power again.
 func (l *Lab) Mend(peer *Peer) error { return l.underlay.mend(peer.host) }
 
-// Move gives a peer that does not run another address in the underlay: n is its place there, beyond those of all peers.
+// Move gives a peer that does not run another address in the underlay: n (0, 1, …) is its place there, beyond those of all peers and
+// of the client.
 func (l *Lab) Move(peer *Peer, n int) error {
-	address := l.underlay.prefix.Addr()
-	for range n + maxPeers + 10 {
-		address = address.Next()
-	}
+	address := l.underlay.address(maxPeers + 2 + n)
 	if err := peer.host.readdress(address, l.underlay.prefix.Bits()); err != nil {
 		return fmt.Errorf("moving %s to %s: %w", peer.Name, address, err)
 	}

@@ -50,12 +50,18 @@ func newUnderlay(name string, prefix netip.Prefix) (*underlay, error) {
 	return u, nil
 }
 
-// plug adds host number n (1, 2, …) and its cable.
-func (u *underlay) plug(name string, n int) (*host, error) {
+// address is that of host number n.
+func (u *underlay) address(n int) netip.Addr {
 	address := u.prefix.Addr()
 	for range n + 9 {
 		address = address.Next()
 	}
+	return address
+}
+
+// plug adds host number n (1, 2, …) and its cable.
+func (u *underlay) plug(name string, n int) (*host, error) {
+	address := u.address(n)
 	ns, err := newNamespace(u.name + "-" + name)
 	if err != nil {
 		return nil, err
