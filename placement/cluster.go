@@ -50,7 +50,7 @@ type View struct {
 	pending map[types.NamespacedName]*Pod               // no node yet, not finished, not terminating
 	ended   map[types.NamespacedName]*Pod               // finished, or terminating without a node
 
-	hopeful   map[types.NamespacedName]*Pod            // those of pending that can gain from more than room
+	hopeful   map[types.NamespacedName]*Pod            // those of pending that can gain from where other pods are
 	nominated map[string]map[types.NamespacedName]*Pod // by node: waiting pods for which room is kept there
 
 	labelSets    map[string]map[string]*LabelSet // by namespace and labels

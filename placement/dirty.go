@@ -191,9 +191,7 @@ func (v *View) touchPod(old, p *Pod) {
 	}
 	if p != nil && p.Object.Spec.NodeName != "" && len(v.hopeful) > 0 &&
 		(old == nil || old.Object.Spec.NodeName == "" || !maps.Equal(old.Object.Labels, p.Object.Labels)) {
-		v.markHopeful(func(waiting *Pod) bool {
-			return waiting.Affinity != nil || len(waiting.Object.Spec.TopologySpreadConstraints) > 0
-		})
+		v.markHopeful(func(*Pod) bool { return true })
 	}
 	// Room came free: pods that fitted nowhere may fit now.
 	if old != nil && old.Object.Spec.NodeName != "" && !Finished(old.Object) &&
@@ -213,10 +211,10 @@ func (v *View) markHopeful(changed func(*Pod) bool) {
 	}
 }
 
-// hopes tells whether a waiting pod can become placeable by more than room coming free: volumes,
-// pods it wants to be near, or pods elsewhere that even out its spread.
+// hopes tells whether a waiting pod can become placeable by what other pods do beside leaving: pods
+// it wants to be near, or pods elsewhere that even out its spread.
 func (p *Pod) hopes() bool {
-	return len(p.Object.Spec.Volumes) > 0 || p.Affinity != nil || len(p.Object.Spec.TopologySpreadConstraints) > 0
+	return p.Affinity != nil || len(p.Object.Spec.TopologySpreadConstraints) > 0
 }
 
 // markAdopters marks the controllers that would adopt a pod without one.
