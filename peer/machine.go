@@ -44,6 +44,16 @@ type Machine struct {
 	Ruleset vip.Ruleset
 	Volumes Volumes
 	DialPod pods.DialFunc
+	// Observe, if there is one, is given what checkers look into while the peer serves. They must not have to ask over the network that
+	// they judge.
+	Observe func(Inside)
+}
+
+// Inside is what a peer knows and nobody else: its replicas, and for what it holds room on its node.
+type Inside struct {
+	PeerID string
+	Store  *consensus.Host
+	Claims func(now time.Time) []pods.Claim
 }
 
 // simulated tells whether there is no kernel below.

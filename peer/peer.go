@@ -255,6 +255,9 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 		return err
 	}
 	p.node = node
+	if observe := p.cfg.Machine.Observe; observe != nil {
+		observe(Inside{PeerID: p.self.ID, Store: p.host, Claims: node.ledger.Held})
+	}
 	if err := p.writeKubeconfig(); err != nil {
 		return fmt.Errorf("writing the administrator's kubeconfig: %w", err)
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"shoal/sim/clients"
 	"shoal/sim/history"
 )
 
@@ -82,7 +83,7 @@ func (c *checkCommand) Run(out io.Writer) error {
 		return fmt.Errorf("%s: %w", c.File, err)
 	}
 	violations := history.Check(h, history.Options{})
-	fmt.Fprintln(out, measure(h))
+	fmt.Fprintln(out, clients.Measure(h))
 	for _, v := range violations {
 		fmt.Fprintln(out, v)
 	}

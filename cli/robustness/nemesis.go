@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"shoal/cli/lab"
+	"shoal/sim/clients"
 	"shoal/sim/history"
 )
 
@@ -27,7 +28,7 @@ const (
 // nemesis carries a plan out, and looks after the peers' processes as an init system would.
 type nemesis struct {
 	lab      *lab.Lab
-	recorder *recorder
+	recorder *clients.Recorder
 	hosts    []*host
 	began    time.Time
 	say      func(format string, args ...any)
@@ -71,7 +72,7 @@ func (n *nemesis) names() []string {
 }
 
 // run carries out the plan and returns when the last fault has been healed. Its error is about the harness.
-func (n *nemesis) run(ctx context.Context, recorder *recorder, faults []planned) error {
+func (n *nemesis) run(ctx context.Context, recorder *clients.Recorder, faults []planned) error {
 	n.recorder, n.began = recorder, time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	for _, p := range faults {
@@ -81,11 +82,11 @@ func (n *nemesis) run(ctx context.Context, recorder *recorder, faults []planned)
 				return nil
 			}
 			record := p.record(n.names())
-			n.say("%6.1f s  %s", recorder.now().Seconds(), record.What)
-			record.Begin = recorder.now()
+			n.say("%6.1f s  %s", recorder.Now().Seconds(), record.What)
+			record.Begin = recorder.Now()
 			err := faultKinds[p.kind].do(ctx, n, p)
-			record.End = recorder.now()
-			recorder.fault(record)
+			record.End = recorder.Now()
+			recorder.Fault(record)
 			if err != nil {
 				return fmt.Errorf("%s: %w", record.What, err)
 			}
@@ -237,12 +238,12 @@ func (h *host) awaitUp(ctx context.Context) error {
 }
 
 // crashViolations are the ends that nobody asked for since a moment.
-func (n *nemesis) crashViolations(recorder *recorder) []history.Violation {
+func (n *nemesis) crashViolations(recorder *clients.Recorder) []history.Violation {
 	var found []history.Violation
 	for _, h := range n.hosts {
 		h.lock.Lock()
 		for _, c := range h.crashes {
-			found = append(found, history.Violation{Checker: "crash", At: c.at.Sub(recorder.began), Key: h.peer.Name, Message: "the peer ended by itself:\n" + c.words})
+			found = append(found, history.Violation{Checker: "crash", At: recorder.At(c.at), Key: h.peer.Name, Message: "the peer ended by itself:\n" + c.words})
 		}
 		h.crashes = nil
 		h.lock.Unlock()

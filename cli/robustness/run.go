@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"shoal/cli/lab"
+	"shoal/sim/clients"
 	"shoal/sim/history"
 )
 
@@ -83,9 +84,9 @@ func (e *epoch) runAndJudge(ctx context.Context) error {
 	}
 	begun := time.Now()
 	violations = append(violations, history.Check(h, history.Options{})...)
-	m := measure(h)
+	m := clients.Measure(h)
 	e.say("epoch %d: %s; judged in %.1f s", e.number, m, time.Since(begun).Seconds())
-	invalid := m.invalid(e.cfg)
+	invalid := m.Invalid(e.cfg.MinRate, e.cfg.MinAnswered)
 	if err == nil && invalid == nil && len(violations) == 0 {
 		return nil
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"shoal/sim/history"
 )
 
 // Fault is one kind of trouble. It begins, lasts, and ends; machines are those it befalls.
@@ -127,10 +129,14 @@ func (n *nemesis) run(ctx context.Context, until time.Time) error {
 		n.story.note("%s%s for %.1f s", kind.Name, names, lasts.Seconds())
 		n.story.report.Faults++
 		n.story.trouble(victims, true, kind.power)
+		began := n.story.users.crowd.Recorder.Now()
 		kind.begin(n.fleet, victims)
 		time.Sleep(lasts)
 		kind.end(n.fleet, victims)
 		n.story.note("%s%s is over", kind.Name, names)
+		n.story.users.crowd.Recorder.Fault(history.Fault{
+			Kind: kind.Name, What: kind.Name + names, Begin: began, End: n.story.users.crowd.Recorder.Now(), Minority: 2*len(victims) < len(all),
+		})
 		for _, m := range victims {
 			if err := n.fleet.AwaitReady(ctx, m); err != nil {
 				return fmt.Errorf("after %s: %w", kind.Name, err)

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -66,6 +67,7 @@ type life struct {
 	killed chan struct{} // closed by a kill: nothing it does has an effect any more
 	done   chan struct{}
 	err    error
+	inside atomic.Pointer[peer.Inside] // nil until it serves
 }
 
 func (l *life) alive() bool {
@@ -133,6 +135,10 @@ func (f *Fleet) Start(m *Machine) {
 		DataDir: m.dir, Name: m.Name, Advertise: m.Address.String(), Port: port, Zone: m.Zone, Version: "fleet", Output: io.Discard,
 		Logger: f.Log.With("peer", m.Name), Machine: process{m, l.alive}.parts(),
 	}
+	cfg.Machine.Observe = func(inside peer.Inside) {
+		m.learn(inside.PeerID)
+		l.inside.Store(&inside)
+	}
 	if m != f.machines[0] {
 		cfg.Addresses = []string{net.JoinHostPort(f.machines[0].Address.String(), fmt.Sprint(port))}
 		cfg.Token = f.token
@@ -189,6 +195,20 @@ func (f *Fleet) Running(m *Machine) bool {
 	default:
 		return true
 	}
+}
+
+// Inside is what checkers may look into on a machine whose peer serves.
+func (f *Fleet) Inside(m *Machine) (peer.Inside, bool) {
+	f.mu.Lock()
+	l := f.lives[m.Name]
+	f.mu.Unlock()
+	if l == nil || !l.alive() || !f.Running(m) {
+		return peer.Inside{}, false
+	}
+	if inside := l.inside.Load(); inside != nil {
+		return *inside, true
+	}
+	return peer.Inside{}, false
 }
 
 func (f *Fleet) life(m *Machine) *life {

@@ -36,6 +36,13 @@ func play(t *testing.T, plan Plan) Report {
 		t.Log(event)
 	}
 	real := time.Since(begun)
+	if invalid := report.Judge(plan); invalid != nil {
+		t.Errorf("seed %d: %v", plan.Seed, invalid)
+	}
+	t.Logf("seed %d: %v; %d pictures of the store, %d replicas compared", plan.Seed, report.Clients, report.Reads, report.Compared)
+	if report.Reads == 0 || report.Compared == 0 {
+		t.Errorf("seed %d: checkers had nothing to look at", plan.Seed)
+	}
 	t.Logf("seed %d: %d faults in %s of virtual time, %s real, %.0f times as fast", plan.Seed, report.Faults, report.Virtual.Round(time.Second), real.Round(time.Millisecond), report.Virtual.Seconds()/real.Seconds())
 	if err != nil {
 		t.Errorf("seed %d: %v", plan.Seed, err)

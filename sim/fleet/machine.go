@@ -46,6 +46,7 @@ type Machine struct {
 	renewed time.Time // the watchdog's: until when, or since when, the lease holds
 	known   map[string]pods.SandboxSpec
 	again   []string // pods of which a container was started again
+	peerID  string   // of the last peer that served here
 }
 
 func newMachine(network *Network, name string, address netip.Addr, dir string) *Machine {
@@ -257,6 +258,20 @@ func (m *Machine) addresses() []string {
 		}
 	}
 	return out
+}
+
+// learn notes who serves here.
+func (m *Machine) learn(peerID string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.peerID = peerID
+}
+
+// ID is that of the last peer that served here, "" before the first.
+func (m *Machine) ID() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.peerID
 }
 
 // runningIn are the names of a namespace's pods that run here.

@@ -20,6 +20,8 @@ import (
 
 	"shoal/mesh/vip"
 	"shoal/peer/admin"
+	"shoal/sim/clients"
+	"shoal/sim/history"
 )
 
 // Plan is what a run does. The same plan draws the same faults; what comes of them may differ in details.
@@ -28,6 +30,7 @@ type Plan struct {
 	Peers    int
 	Zones    []string
 	Workload Workload
+	Users    Users
 	Faults   []Fault       // kinds to draw from; none is a calm run
 	For      time.Duration // of virtual time with faults
 	Settle   time.Duration // within which everything must be as desired after the last fault
@@ -40,7 +43,12 @@ type Report struct {
 	Virtual    time.Duration // from the fleet's beginning to its end
 	Settled    time.Duration // from the end of the last fault until everything was as desired
 	Faults     int
-	Reads      int64 // answers that checkers were given
+	Reads      int64 // pictures of the store that checkers were given
+	Compared   int64 // states of replicas that were compared with another's
+	// History is what clients did and saw, from Recorded on, times in it are since then; nil if it came to none. Judge measures it.
+	History  *history.History
+	Recorded time.Duration
+	Clients  clients.Measured
 }
 
 // Event is one line of a run's story.
@@ -56,7 +64,9 @@ type run struct {
 	plan  Plan
 	fleet *Fleet
 	begun time.Time
-	reads atomic.Int64
+	users *users
+
+	reads, compared atomic.Int64
 
 	mu     sync.Mutex
 	report Report
@@ -90,15 +100,20 @@ func Run(ctx context.Context, dir string, plan Plan, log *slog.Logger) (Report, 
 	if err := r.learnVIPs(ctx, client); err != nil {
 		return r.report, err
 	}
+	if r.users, err = r.openUsers(ctx); err != nil {
+		return r.report, err
+	}
 	err = r.hurtAndJudge(ctx)
-	r.report.Virtual, r.report.Reads = time.Since(r.begun), r.reads.Load()
+	r.users.close()
+	r.report.History, r.report.Recorded = r.users.crowd.Recorder.History(), r.users.began
+	r.report.Virtual, r.report.Reads, r.report.Compared = time.Since(r.begun), r.reads.Load(), r.compared.Load()
 	return r.report, err
 }
 
 func (r *run) hurtAndJudge(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
 	var checkers sync.WaitGroup
-	for _, check := range []func(context.Context){r.watchIdentities, r.watchRestarts, r.watchCapacity, r.watchVIPs} {
+	for _, check := range []func(context.Context){r.watchIdentities, r.watchRestarts, r.watchStore, r.watchVIPs, r.watchReplicas, r.watchVoters} {
 		checkers.Go(func() { check(watching) })
 	}
 	defer checkers.Wait()
@@ -118,6 +133,7 @@ func (r *run) hurtAndJudge(ctx context.Context) error {
 		return nil
 	}
 	r.note("everything is as desired, %.1f s after the last fault", took.Seconds())
+	r.users.finish(ctx)
 	return nil
 }
 

@@ -1,4 +1,4 @@
-package main
+package clients
 
 import (
 	"bytes"
@@ -22,16 +22,16 @@ import (
 // requestTimeout is when a client gives a request up. What became of a write is then unknown.
 const requestTimeout = 6 * time.Second
 
-// api speaks to one peer, for one client. It is plain HTTP on purpose: client-go repeats requests by itself, and a history must know of
+// API speaks to one peer, for one client. It is plain HTTP on purpose: client-go repeats requests by itself, and a history must know of
 // each.
-type api struct {
+type API struct {
 	peer string
 	base string
 	http *http.Client
 }
 
-// newAPI makes a client with connections of its own.
-func newAPI(peer string, config *rest.Config, http2 bool) (*api, error) {
+// NewAPI makes a client with connections of its own.
+func NewAPI(peer string, config *rest.Config, http2 bool) (*API, error) {
 	tlsConfig, err := rest.TLSConfigFor(config)
 	if err != nil {
 		return nil, err
@@ -47,10 +47,11 @@ func newAPI(peer string, config *rest.Config, http2 bool) (*api, error) {
 		// A connection to a host that is gone must not be waited on for longer than a request.
 		transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: requestTimeout / 2, PingTimeout: requestTimeout / 2}
 	}
-	return &api{peer: peer, base: config.Host, http: &http.Client{Transport: transport}}, nil
+	return &API{peer: peer, base: config.Host, http: &http.Client{Transport: transport}}, nil
 }
 
-func (a *api) close() { a.http.CloseIdleConnections() }
+// Close ends the connections that nobody uses.
+func (a *API) Close() { a.http.CloseIdleConnections() }
 
 // refusal is an answer that is none of 2xx.
 type refusal struct {
@@ -63,7 +64,7 @@ func (r *refusal) Error() string {
 }
 
 // request begins one and returns its answer's body. Errors: *refusal, or the transport's.
-func (a *api) request(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
+func (a *API) request(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
 	var content io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
@@ -94,8 +95,8 @@ func (a *api) request(ctx context.Context, method, path string, body any) (io.Re
 	return nil, refused
 }
 
-// do is a whole request.
-func (a *api) do(ctx context.Context, method, path string, body any) ([]byte, error) {
+// Do is a whole request.
+func (a *API) Do(ctx context.Context, method, path string, body any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	answer, err := a.request(ctx, method, path, body)

@@ -1,4 +1,4 @@
-package main
+package clients
 
 import (
 	"context"
@@ -16,12 +16,13 @@ import (
 	"shoal/sim/history"
 )
 
-// client does one operation after another, on its favourite peer as long as that answers.
-type client struct {
+// Client does one operation after another, on its favourite peer as long as that answers.
+type Client struct {
 	id         int
+	habit      Habit
 	chance     *rand.Rand
-	recorder   *recorder
-	apis       []*api
+	recorder   *Recorder
+	apis       []*API
 	favourite  int
 	namespaces []string
 	// prefix is that of all the namespaces.
@@ -36,8 +37,11 @@ type client struct {
 	known  map[string]history.Object
 }
 
+// Close ends the client's connections.
+func (c *Client) Close() { closeAll(c.apis) }
+
 // run works until the context ends.
-func (c *client) run(ctx context.Context) {
+func (c *Client) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		begun := time.Now()
 		c.step(ctx)
@@ -56,7 +60,7 @@ func sleep(ctx context.Context, d time.Duration) {
 }
 
 // step does one operation.
-func (c *client) step(ctx context.Context) {
+func (c *Client) step(ctx context.Context) {
 	r := &resources[c.chance.IntN(len(resources))]
 	namespace := c.namespaces[c.chance.IntN(len(c.namespaces))]
 	name := namePrefix + strconv.Itoa(c.chance.IntN(c.names))
@@ -66,32 +70,16 @@ func (c *client) step(ctx context.Context) {
 	}
 	op := &history.Operation{Client: c.id, Key: r.key(namespace, name), Outcome: history.OK}
 	var err error
-	switch n := c.chance.IntN(100); {
-	case n < 35:
-		op.Kind = history.Get
+	switch op.Kind = c.habit.draw(c.chance); op.Kind {
+	case history.Get:
 		err = c.get(ctx, at, op, r, namespace, name)
-	case n < 45:
-		op.Kind = history.List
+	case history.List:
 		err = c.list(ctx, at, op, r, namespace)
-	case n < 62:
-		op.Kind = history.Create
+	case history.Create:
 		err = c.write(ctx, at, op, r, namespace, name)
-	case n < 88:
-		op.Kind = history.Update
-		if c.chance.IntN(4) == 0 {
-			err = c.write(ctx, at, op, r, namespace, name)
-			break
-		}
-		known, ok := c.known[op.Key]
-		if !ok {
-			op.Kind = history.Get
-			err = c.get(ctx, at, op, r, namespace, name)
-			break
-		}
-		op.Precondition = known.Revision
-		err = c.write(ctx, at, op, r, namespace, name)
-	default:
-		op.Kind = history.Delete
+	case history.Update:
+		err = c.update(ctx, at, op, r, namespace, name)
+	case history.Delete:
 		if known, ok := c.known[op.Key]; ok && c.chance.IntN(2) == 0 {
 			op.Precondition = known.Revision
 		}
@@ -107,12 +95,12 @@ func (c *client) step(ctx context.Context) {
 }
 
 // ask times a request and notes what came of it.
-func (c *client) ask(ctx context.Context, at int, op *history.Operation, method, path string, body any) ([]byte, error) {
+func (c *Client) ask(ctx context.Context, at int, op *history.Operation, method, path string, body any) ([]byte, error) {
 	op.ID, op.Peer = c.recorder.id(), c.apis[at].peer
-	op.Invoke = c.recorder.now()
+	op.Invoke = c.recorder.Now()
 	// What is under way when the run ends is waited for: its outcome is worth more than a second.
-	answer, err := c.apis[at].do(context.WithoutCancel(ctx), method, path, body)
-	op.Return = c.recorder.now()
+	answer, err := c.apis[at].Do(context.WithoutCancel(ctx), method, path, body)
+	op.Return = c.recorder.Now()
 	if err != nil {
 		judge(op, err)
 	}
@@ -120,7 +108,7 @@ func (c *client) ask(ctx context.Context, at int, op *history.Operation, method,
 }
 
 // learn remembers what an operation told.
-func (c *client) learn(op *history.Operation) {
+func (c *Client) learn(op *history.Operation) {
 	if op.Outcome == history.Failed && op.Failure == history.Absent || op.Kind == history.Delete && op.Outcome == history.OK {
 		delete(c.known, op.Key)
 	}
@@ -139,7 +127,7 @@ func (c *client) learn(op *history.Operation) {
 	c.note(op.ListRevision)
 }
 
-func (c *client) note(revision int64) {
+func (c *Client) note(revision int64) {
 	if revision == 0 {
 		return
 	}
@@ -149,39 +137,12 @@ func (c *client) note(revision int64) {
 	}
 }
 
-// freshness chooses how fresh a read shall be, and says so to the API.
-func (c *client) freshness(op *history.Operation, exact bool) url.Values {
-	query := url.Values{}
-	n := c.chance.IntN(10)
-	switch {
-	case n < 5:
-	case n < 7:
-		op.Consistency = history.Any
-		query.Set("resourceVersion", "0")
-	case n < 9 || !exact:
-		if c.seen != 0 {
-			op.Consistency, op.Revision = history.NotOlder, c.seen
-			query.Set("resourceVersion", strconv.FormatInt(c.seen, 10))
-			if op.Kind == history.List {
-				query.Set("resourceVersionMatch", "NotOlderThan")
-			}
-		}
-	default:
-		if len(c.recent) > 0 {
-			op.Consistency, op.Revision = history.Exact, c.recent[c.chance.IntN(len(c.recent))]
-			query.Set("resourceVersion", strconv.FormatInt(op.Revision, 10))
-			query.Set("resourceVersionMatch", "Exact")
-		}
-	}
-	return query
-}
-
-func (c *client) get(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
-	return c.getAt(ctx, at, op, r, namespace, name, c.freshness(op, false))
+func (c *Client) get(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
+	return c.getAt(ctx, at, op, r, namespace, name, c.freshness(op))
 }
 
 // getAt reads one object.
-func (c *client) getAt(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string, query url.Values) error {
+func (c *Client) getAt(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string, query url.Values) error {
 	answer, err := c.ask(ctx, at, op, http.MethodGet, r.path(namespace, name)+"?"+query.Encode(), nil)
 	if err == nil {
 		op.Object, err = r.object(answer, c.prefix)
@@ -193,22 +154,22 @@ func (c *client) getAt(ctx context.Context, at int, op *history.Operation, r *re
 }
 
 // readable notes an answer that was no answer.
-func (c *client) readable(op *history.Operation, err error) error {
+func (c *Client) readable(op *history.Operation, err error) error {
 	if err != nil && op.Outcome == history.OK {
 		op.Outcome, op.Error = history.Unknown, err.Error()
 	}
 	return err
 }
 
-func (c *client) list(ctx context.Context, at int, op *history.Operation, r *resource, namespace string) error {
+func (c *Client) list(ctx context.Context, at int, op *history.Operation, r *resource, namespace string) error {
 	if c.chance.IntN(2) == 0 {
 		namespace = ""
 	}
-	return c.listAt(ctx, at, op, r, namespace, c.freshness(op, true))
+	return c.listAt(ctx, at, op, r, namespace, c.freshness(op))
 }
 
 // listAt lists a namespace, or all for "".
-func (c *client) listAt(ctx context.Context, at int, op *history.Operation, r *resource, namespace string, query url.Values) error {
+func (c *Client) listAt(ctx context.Context, at int, op *history.Operation, r *resource, namespace string, query url.Values) error {
 	op.Key = r.name + "/"
 	if namespace != "" {
 		op.Key += namespace + "/"
@@ -237,7 +198,20 @@ func (c *client) listAt(ctx context.Context, at int, op *history.Operation, r *r
 	return c.readable(op, err)
 }
 
-func (c *client) write(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
+// update changes what it knows, guarded mostly; of what it knows nothing it reads first.
+func (c *Client) update(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
+	if c.chance.IntN(4) != 0 {
+		known, ok := c.known[op.Key]
+		if !ok {
+			op.Kind = history.Get
+			return c.get(ctx, at, op, r, namespace, name)
+		}
+		op.Precondition = known.Revision
+	}
+	return c.write(ctx, at, op, r, namespace, name)
+}
+
+func (c *Client) write(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
 	op.Value = c.recorder.value(c.id)
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
 	method, path := http.MethodPost, r.path(namespace, "")
@@ -257,7 +231,7 @@ func (c *client) write(ctx context.Context, at int, op *history.Operation, r *re
 	return c.readable(op, err)
 }
 
-func (c *client) delete(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
+func (c *Client) delete(ctx context.Context, at int, op *history.Operation, r *resource, namespace, name string) error {
 	options := metav1.DeleteOptions{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}}
 	if op.Precondition != 0 {
 		revision := strconv.FormatInt(op.Precondition, 10)

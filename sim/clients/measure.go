@@ -1,4 +1,4 @@
-package main
+package clients
 
 import (
 	"fmt"
@@ -7,8 +7,8 @@ import (
 	"shoal/sim/history"
 )
 
-// measured says how much clients did, without which the absence of violations would mean nothing.
-type measured struct {
+// Measured says how much clients did, without which the absence of violations would mean nothing.
+type Measured struct {
 	operations, acknowledged, failed, unknown int
 	watches, events                           int
 	during                                    time.Duration
@@ -16,9 +16,9 @@ type measured struct {
 	hurt, answered int
 }
 
-// measure counts.
-func measure(h *history.History) measured {
-	m := measured{watches: len(h.Watches)}
+// Measure counts.
+func Measure(h *history.History) Measured {
+	m := Measured{watches: len(h.Watches)}
 	for i := range h.Watches {
 		m.events += len(h.Watches[i].Events)
 	}
@@ -68,23 +68,25 @@ func minorityHurt(faults []history.Fault, at time.Duration) bool {
 	return hurt
 }
 
-func (m measured) rate() float64 { return float64(m.operations) / max(m.during.Seconds(), 1) }
+// Rate is how many operations a second all clients together did.
+func (m Measured) Rate() float64 { return float64(m.operations) / max(m.during.Seconds(), 1) }
 
-// share is that of the answered operations while a minority was hurt.
-func (m measured) share() float64 { return float64(m.answered) / float64(max(m.hurt, 1)) }
+// Share is that of the answered operations while a minority was hurt.
+func (m Measured) Share() float64 { return float64(m.answered) / float64(max(m.hurt, 1)) }
 
-func (m measured) String() string {
+func (m Measured) String() string {
 	return fmt.Sprintf("%d operations in %.0f s (%.0f/s; %d ok, %d failed, %d unknown), %d watches with %d events; with a minority hurt %.0f %% of %d were answered",
-		m.operations, m.during.Seconds(), m.rate(), m.acknowledged, m.failed, m.unknown, m.watches, m.events, 100*m.share(), m.hurt)
+		m.operations, m.during.Seconds(), m.Rate(), m.acknowledged, m.failed, m.unknown, m.watches, m.events, 100*m.Share(), m.hurt)
 }
 
-// invalid says why the run proves nothing, nil if it does.
-func (m measured) invalid(cfg Config) error {
-	if m.rate() < cfg.MinRate {
-		return fmt.Errorf("the run is not valid: clients reached %.0f operations a second, not %.0f", m.rate(), cfg.MinRate)
+// Invalid says why a recording proves nothing, nil if it does: clients did fewer operations a second than the rate, or less than the share
+// of them was answered while a minority was hurt.
+func (m Measured) Invalid(rate, share float64) error {
+	if m.Rate() < rate {
+		return fmt.Errorf("the run is not valid: clients reached %.1f operations a second, not %.1f", m.Rate(), rate)
 	}
-	if m.hurt > 0 && m.share() < cfg.MinAnswered {
-		return fmt.Errorf("the run is not valid: with a minority hurt only %.0f %% of the operations were answered, not %.0f %%", 100*m.share(), 100*cfg.MinAnswered)
+	if m.hurt > 0 && m.Share() < share {
+		return fmt.Errorf("the run is not valid: with a minority hurt only %.0f %% of the operations were answered, not %.0f %%", 100*m.Share(), 100*share)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package clients
 
 import (
 	"context"
@@ -21,8 +21,8 @@ import (
 type watcher struct {
 	id        int
 	chance    *rand.Rand
-	recorder  *recorder
-	apis      []*api
+	recorder  *Recorder
+	apis      []*API
 	resource  *resource
 	namespace string // "" for all
 	prefix    string // of the namespaces that count
@@ -63,7 +63,7 @@ func (w *watcher) open(ctx context.Context, at int, after int64, limit time.Dura
 		query.Set("sendInitialEvents", "true")
 		query.Set("resourceVersionMatch", "NotOlderThan")
 	}
-	record := history.Watch{ID: w.recorder.id(), Client: w.id, Peer: w.apis[at].peer, Key: w.resource.name + "/", After: after, Invoke: w.recorder.now()}
+	record := history.Watch{ID: w.recorder.id(), Client: w.id, Peer: w.apis[at].peer, Key: w.resource.name + "/", After: after, Invoke: w.recorder.Now()}
 	if w.namespace != "" {
 		record.Key += w.namespace + "/"
 	}
@@ -72,11 +72,11 @@ func (w *watcher) open(ctx context.Context, at int, after int64, limit time.Dura
 	defer cancel()
 	body, err := w.apis[at].request(ctx, http.MethodGet, w.resource.path(w.namespace, "")+"?"+query.Encode(), nil)
 	if err == nil {
-		record.Opened = w.recorder.now()
+		record.Opened = w.recorder.Now()
 		err = w.follow(body, &record, enough)
 		body.Close()
 	}
-	record.Closed = w.recorder.now()
+	record.Closed = w.recorder.Now()
 	if err != nil && !errors.Is(err, io.EOF) {
 		record.Error = err.Error()
 		var refused *refusal
@@ -101,7 +101,7 @@ func (w *watcher) follow(body io.Reader, record *history.Watch, enough func(hist
 			return err
 		}
 		event, err := w.event(line.Type, line.Object, initial)
-		event.At = w.recorder.now()
+		event.At = w.recorder.Now()
 		if err != nil {
 			record.Events = append(record.Events, history.Event{Kind: history.Error, At: event.At, Error: err.Error()})
 			return err
