@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,7 +55,7 @@ func play(t *testing.T, plan Plan) Report {
 }
 
 func TestACalmClusterSettles(t *testing.T) {
-	play(t, Plan{Seed: 1, Peers: 3, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2}, For: time.Minute, Settle: time.Minute})
+	play(t, Plan{Seed: 1, Peers: 3, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2}, For: 15 * time.Second, Settle: time.Minute})
 }
 
 // TestFaults hurts a small fleet with faults of every kind for a minute and a half of virtual time. SHOAL_FLEET_SEEDS=1-20 runs other seeds.
@@ -62,7 +63,7 @@ func TestFaults(t *testing.T) {
 	for _, seed := range seeds(t, 1, 1) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			play(t, Plan{
-				Seed: seed, Peers: 3, Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
+				Seed: seed, Peers: peersWanted(t, 3), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
 				Faults: Faults, For: 90 * time.Second, Settle: 2 * time.Minute,
 			})
 		})
@@ -81,4 +82,17 @@ func seeds(t *testing.T, first, last uint64) []uint64 {
 		all = append(all, seed)
 	}
 	return all
+}
+
+// peersWanted is how many peers the environment wants, or the given number.
+func peersWanted(t *testing.T, otherwise int) int {
+	text := os.Getenv("SHOAL_FLEET_PEERS")
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("SHOAL_FLEET_PEERS=%s is no number of peers", text)
+	}
+	return n
 }

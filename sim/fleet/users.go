@@ -17,7 +17,7 @@ type Users struct {
 	Wide    int // watchers of everything, of each resource, besides one of one namespace; default 2
 	// Namespaces is in how many they work (default 4), Objects over how many of each resource in each (default 3).
 	Namespaces, Objects int
-	// Pause is the least time from one operation of a client to its next; default half a second.
+	// Pause is the least time from one operation of a client to its next; default a second.
 	Pause time.Duration
 	// MinPerMinute is how many operations a minute of virtual time all must do, else the run is invalid. Default 300.
 	MinPerMinute float64
@@ -33,7 +33,7 @@ func (u Users) withDefaults() Users {
 		}
 	}
 	if u.Pause == 0 {
-		u.Pause = 500 * time.Millisecond
+		u.Pause = time.Second
 	}
 	if u.MinPerMinute == 0 {
 		u.MinPerMinute = 300

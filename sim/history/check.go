@@ -17,6 +17,7 @@ const (
 	CheckResumable    = "resumable"
 	CheckBookmarkable = "bookmarkable"
 	CheckReads        = "reads"
+	CheckMonotonic    = "monotonic"
 	CheckDurable      = "durable"
 	// CheckUndecided is no violation of the store's: a history was too tangled to be judged in time.
 	CheckUndecided = "undecided"
@@ -57,6 +58,7 @@ func Check(h *History, options Options) []Violation {
 	log, found := newLog(h)
 	found = append(found, checkWatches(h, log)...)
 	found = append(found, checkReads(h, log)...)
+	found = append(found, checkMonotonic(h)...)
 	found = append(found, checkDurable(h, log)...)
 	found = append(found, checkLinearizable(h, log, options.Timeout)...)
 	slices.SortStableFunc(found, func(a, b Violation) int { return cmp.Compare(a.At, b.At) })

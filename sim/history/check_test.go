@@ -141,6 +141,20 @@ var breaks = []struct {
 		op.ListRevision = changes[len(changes)-1].Object.Revision - 1
 		return true
 	}},
+	{"a client sees an object go back", []string{CheckMonotonic}, func(t *rapid.T, h *History) bool {
+		op := drawOperation(t, h, func(o *Operation) bool {
+			return o.Kind == Get && o.Consistency == Linearizable && o.Outcome == OK && o.Object != nil
+		})
+		if op == nil {
+			return false
+		}
+		newer, earlier := *op.Object, *op
+		newer.Revision++
+		earlier.ID, earlier.Consistency, earlier.Object = len(h.Operations)+len(h.Watches)+1, Any, &newer
+		earlier.Invoke, earlier.Return = op.Invoke-2, op.Invoke-1
+		h.Operations = append(h.Operations, earlier)
+		return true
+	}},
 	{"an acknowledged write is lost", []string{CheckDurable}, func(t *rapid.T, h *History) bool {
 		final := drawOperation(t, h, func(o *Operation) bool { return o.Final })
 		acknowledged := func(item Object) bool {

@@ -8,6 +8,7 @@
 //	ordered, unique, reliable, atomic, resumable, bookmarkable
 //	               etcd's guarantees for watches (https://etcd.io/docs/v3.6/learning/api_guarantees/)
 //	reads          reads at other consistencies, and lists, show a state that existed, and none older than they were asked for
+//	monotonic      no client sees a revision go back, whichever peer it asks
 //	durable        what was acknowledged is there at the end
 package history
 

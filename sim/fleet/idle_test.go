@@ -1,0 +1,50 @@
+package fleet
+
+import (
+	"context"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestIdlePeers runs peers that have nothing to do, and tells what one of them costs: that is what an idle peer costs on a host,
+// without its kernel's part. SHOAL_FLEET_PEERS=9 is for profiles; a virtual minute of the default is cheap.
+func TestIdlePeers(t *testing.T) {
+	peers, dir := peersWanted(t, 1), t.TempDir()
+	var used, took time.Duration
+	const virtual = time.Minute
+	synctest.Test(t, func(t *testing.T) {
+		f := Open(dir, 1, logger())
+		defer f.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		if err := f.Grow(ctx, peers); err != nil {
+			t.Error(err)
+			return
+		}
+		time.Sleep(20 * time.Second)
+		before, begun := cpuTime(t), realTime(t)
+		time.Sleep(virtual)
+		used, took = cpuTime(t)-before, realTime(t)-begun
+	})
+	t.Logf("%d idle peers: %.0f ms of CPU a peer and virtual minute, %.0f times as fast as real time", peers, used.Seconds()*1000/float64(peers), virtual.Seconds()/took.Seconds())
+}
+
+// cpuTime is what this process has used.
+func cpuTime(t *testing.T) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// realTime is the machine's clock, which stands outside of the bubble.
+func realTime(t *testing.T) time.Duration {
+	var now syscall.Timeval
+	if err := syscall.Gettimeofday(&now); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(now.Nano())
+}
