@@ -72,8 +72,9 @@ type Config struct {
 	// MaxTransaction is the largest encoded transaction, in bytes. Default 8 MiB,
 	// at most 32 MiB.
 	MaxTransaction int
-	// SnapshotEntries is how many log entries lie between two snapshots of a shard.
-	// Default 10,000.
+	// SnapshotEntries is how many log entries lie between two snapshots of a shard,
+	// however large. By default a shard makes one when its log since the last has
+	// become as large as its state, so that a start reads at most twice what it keeps.
 	SnapshotEntries uint64
 	// RTT is raft's tick: ten of them are an election timeout. Default 50 ms.
 	RTT time.Duration
@@ -123,9 +124,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxTransaction < 0 || c.MaxTransaction > 32<<20 {
 		return c, fmt.Errorf("consensus: MaxTransaction %d: must be at most 32 MiB", c.MaxTransaction)
-	}
-	if c.SnapshotEntries == 0 {
-		c.SnapshotEntries = 10_000
 	}
 	if c.RTT == 0 {
 		c.RTT = 50 * time.Millisecond

@@ -23,6 +23,8 @@ type machine struct {
 	// no more, answers nobody and makes no snapshot, until its replica is stopped.
 	fault func(FaultKind, error)
 	dead  atomic.Bool
+	// logged is the size of the log entries since the last snapshot.
+	logged atomic.Int64
 }
 
 func newMachine(shard uint64, limits store.Limits, c *clock) *machine {
@@ -50,10 +52,20 @@ func (m *machine) Update(entries []statemachine.Entry) ([]statemachine.Entry, er
 	if m.dead.Load() {
 		return entries, nil
 	}
+	m.count(entries)
 	view := m.store.View()
 	m.clock.observe(view.Revision())
 	m.hub.publish(view, events)
 	return entries, nil
+}
+
+// count adds to what a start would have to apply again.
+func (m *machine) count(entries []statemachine.Entry) {
+	size := len(entries) * entryOverhead
+	for i := range entries {
+		size += len(entries[i].Cmd)
+	}
+	m.logged.Add(int64(size))
 }
 
 // apply applies one entry, of which a panic is no more than an error.
@@ -88,7 +100,10 @@ func (m *machine) die(kind FaultKind, err error) {
 // Lookup answers every query with the newest View.
 func (m *machine) Lookup(any) (any, error) { return m.hub.current(), nil }
 
-func (m *machine) PrepareSnapshot() (any, error) { return m.store.View(), nil }
+func (m *machine) PrepareSnapshot() (any, error) {
+	m.logged.Store(0)
+	return m.store.View(), nil
+}
 
 func (m *machine) SaveSnapshot(at any, w io.Writer, _ statemachine.ISnapshotFileCollection, stop <-chan struct{}) error {
 	if m.dead.Load() {
@@ -108,6 +123,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []statemachine.SnapshotFile
 		return nil // the replica is stopped; an error would end the process
 	}
 	m.store = s
+	m.logged.Store(0)
 	m.clock.observe(s.View().Revision())
 	m.hub.reset(s.View())
 	return nil

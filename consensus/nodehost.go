@@ -82,8 +82,8 @@ func (h *Host) replicaConfig(r diskReplica) config.Config {
 		PreVote:             true,
 		ElectionRTT:         10,
 		HeartbeatRTT:        2,
-		SnapshotEntries:     h.cfg.SnapshotEntries,
-		CompactionOverhead:  h.cfg.SnapshotEntries / 5,
+		SnapshotEntries:     h.cfg.SnapshotEntries, // 0: see makeSnapshots
+		CompactionOverhead:  compactionOverhead(h.cfg.SnapshotEntries),
 		MaxInMemLogSize:     64 << 20,
 		OrderedConfigChange: true,
 	}

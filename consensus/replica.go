@@ -110,6 +110,9 @@ func (h *Host) startReplica(d diskReplica) error {
 	h.loops.Go(func() { h.followLeadership(ctx, r) })
 	h.loops.Go(func() { h.leaveCutOff(ctx, r) })
 	h.loops.Go(func() { h.sweepExpired(ctx, r) })
+	if h.cfg.SnapshotEntries == 0 {
+		h.loops.Go(func() { h.makeSnapshots(ctx, r) })
+	}
 	return nil
 }
 

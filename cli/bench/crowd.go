@@ -22,7 +22,7 @@ import (
 // Size of the crowd figure: pods of about 3 KB as they are stored, in a few namespaces, which lie in different shards.
 const (
 	crowdPods       = 100_000
-	crowdPodsQuick  = 5_000
+	crowdPodsQuick  = 20_000
 	crowdNamespaces = 16
 	crowdText       = 2600
 	crowdInFlight   = 64

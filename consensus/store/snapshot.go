@@ -177,6 +177,7 @@ func (sr *snapshotReader) body(s *Store, live, extra, records, requests uint64) 
 			continue
 		}
 		s.keys.Load(kv.Key, &kv) // as they were written, in order
+		s.size += kv.size()
 		if kv.Expires != 0 {
 			s.expiry.Set(expiryKey(&kv), &kv)
 		}

@@ -39,9 +39,11 @@ type Store struct {
 	last   Revision
 	// keys holds the live versions by key, expiry those that expire by expiryKey.
 	keys, expiry tree
-	history      history
-	seen         requests
-	view         *state
+	// size is that of the live keys and values, in bytes.
+	size    int64
+	history history
+	seen    requests
+	view    *state
 }
 
 // New returns the empty state of a shard.
@@ -140,6 +142,9 @@ func (s *Store) applyOp(op Op, least Revision) (Revision, Event, bool) {
 		s.expiry.Delete(expiryKey(prev))
 	}
 	rec := record{revision: rev, prev: prev}
+	if had {
+		s.size -= prev.size()
+	}
 	if op.Delete {
 		s.keys.Delete(op.Key)
 	} else {
@@ -153,6 +158,7 @@ func (s *Store) applyOp(op Op, least Revision) (Revision, Event, bool) {
 			s.expiry.Set(expiryKey(kv), kv)
 		}
 		rec.cur = kv
+		s.size += kv.size()
 	}
 	s.history.add(rec)
 	return rev, rec.event(), true
@@ -164,7 +170,7 @@ func (s *Store) applyOp(op Op, least Revision) (Revision, Event, bool) {
 func (s *Store) View() View {
 	if s.view == nil {
 		s.view = &state{
-			shard: s.shard, last: s.last, floor: s.history.floor,
+			shard: s.shard, last: s.last, floor: s.history.floor, size: s.size,
 			keys: s.keys.freeze(), expiry: s.expiry.freeze(), history: s.history.records,
 			requests: s.seen.queue, forgotten: s.seen.forgotten,
 		}

@@ -24,6 +24,9 @@ type KV struct {
 	Expires int64
 }
 
+// size is what the version's key and value hold, in bytes.
+func (kv *KV) size() int64 { return int64(len(kv.Key) + len(kv.Value)) }
+
 // Condition demands that the key's Mod equals Revision; 0 demands that the key
 // does not exist.
 type Condition struct {

@@ -8,6 +8,7 @@ import (
 type state struct {
 	shard        uint64
 	last, floor  Revision
+	size         int64
 	keys, expiry tree
 	history      []record
 	requests     []request
@@ -39,6 +40,9 @@ func (v View) Oldest() Revision {
 	}
 	return v.s.history[0].revision
 }
+
+// Size is that of the newest keys and values, in bytes.
+func (v View) Size() int64 { return v.s.size }
 
 // Len is the number of keys.
 func (v View) Len() int { return v.s.keys.Len() }
