@@ -49,6 +49,7 @@ type grammar struct {
 	Kubeconfig kubeconfigCommand `cmd:"" help:"Print an administrator's kubeconfig that lists all known peers."`
 	Image      imageCommand      `cmd:"" help:"Import and list images on this host."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
+	Sim        simCommand        `cmd:"" help:"Simulate whole clusters under failure, from a seed: what if."`
 	Lab        labCommand        `cmd:"" help:"Run a whole cluster on this machine, in namespaces, and show it."`
 	Bench      benchCommand      `cmd:"" help:"Take the project's figures on labs of this machine, each beside a reference measured in the same run."`
 }

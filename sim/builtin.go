@@ -2,7 +2,9 @@ package sim
 
 import (
 	"embed"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 )
@@ -34,4 +36,16 @@ func unknownScenario(name string) error {
 		return fmt.Errorf("there is no file and no built-in scenario %q (did you mean %q?); `peer sim list` shows what there is", name, meant)
 	}
 	return fmt.Errorf("there is no file and no built-in scenario %q; `peer sim list` shows what there is", name)
+}
+
+// Source is the text of a built-in scenario, or of a file.
+func Source(name string) (string, error) {
+	if text, known := builtin(name); known {
+		return text, nil
+	}
+	content, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", unknownScenario(name)
+	}
+	return string(content), err
 }

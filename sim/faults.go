@@ -149,8 +149,8 @@ func (r *reader) target() string {
 	return text
 }
 
-// faultText is a fault as a line without its beginning says it.
-func faultText(f model.Fault) string {
+// FaultText is a fault as a line without its beginning says it.
+func FaultText(f model.Fault) string {
 	form, _ := model.FormOf(f.Kind)
 	var b strings.Builder
 	b.WriteString(string(f.Kind))

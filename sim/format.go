@@ -32,7 +32,7 @@ func (s *Scenario) Text() string {
 	faults := slices.Clone(c.Faults)
 	slices.SortStableFunc(faults, func(a, b model.Fault) int { return int(a.At - b.At) })
 	for _, f := range faults {
-		fmt.Fprintf(&b, "at %s %s\n", f.At, faultText(f))
+		fmt.Fprintf(&b, "at %s %s\n", f.At, FaultText(f))
 	}
 	if r := c.Random; r.Faults > 0 {
 		fmt.Fprintf(&b, "random %d faults from %s until %s\n", r.Faults, r.From, r.Until)

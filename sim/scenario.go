@@ -102,3 +102,31 @@ func (s *Scenario) End() time.Duration {
 	}
 	return end
 }
+
+// Change gives the scenario another seed, number of nodes or length; nil and 0 leave them. What the text says must still make sense.
+func (s *Scenario) Change(seed *uint64, nodes int, length time.Duration) error {
+	if seed != nil {
+		s.Config.Seed = *seed
+	}
+	if nodes != 0 {
+		s.Config.Nodes = nodes
+	}
+	if length != 0 {
+		s.Config.Length = length
+	}
+	if s.Config.Nodes < 1 || s.Config.Nodes > mostNodes {
+		return fmt.Errorf("%d nodes cannot be simulated; expected: 1 to %d", s.Config.Nodes, mostNodes)
+	}
+	if s.Config.Length > longest {
+		return fmt.Errorf("%s cannot be simulated; expected: at most %s", s.Config.Length, longest)
+	}
+	for _, f := range s.Faults() {
+		if err := f.Check(s.Config.Nodes, s.Config.Zones, s.Config.Shards); err != nil {
+			return fmt.Errorf("at %s: %w", f.At, err)
+		}
+		if f.At > s.Config.Length {
+			return fmt.Errorf("%s is less than the scenario needs: %s happens at %s", s.Config.Length, f.Kind, f.At)
+		}
+	}
+	return nil
+}

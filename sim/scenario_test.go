@@ -93,9 +93,9 @@ func TestEveryFaultHasALine(t *testing.T) {
 		if form.Ends != "" {
 			f.For = 5 * time.Second
 		}
-		s := parse(t, "nodes 6 zones 3\nat 10s "+faultText(f)+"\nrun 60s\nexpect no brake\n")
+		s := parse(t, "nodes 6 zones 3\nat 10s "+FaultText(f)+"\nrun 60s\nexpect no brake\n")
 		if len(s.Config.Faults) != 1 || !reflect.DeepEqual(s.Config.Faults[0], f) {
-			t.Errorf("%q is read as %+v, not as %+v", faultText(f), s.Config.Faults, f)
+			t.Errorf("%q is read as %+v, not as %+v", FaultText(f), s.Config.Faults, f)
 		}
 	}
 }

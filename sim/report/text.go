@@ -1,0 +1,106 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"shoal/sim"
+	"shoal/sim/model"
+)
+
+// mostLines is how much of a timeline is printed.
+const mostLines = 60
+
+// Heading says what will be run, before it is.
+func Heading(w io.Writer, s *sim.Scenario) {
+	if s.Name != "" {
+		fmt.Fprintf(w, "%s", s.Name)
+		if s.Title != "" {
+			fmt.Fprintf(w, ": %s", s.Title)
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintf(w, "%s\n", describe(s))
+}
+
+// describe is a cluster in one line.
+func describe(s *sim.Scenario) string {
+	c := s.Config
+	pods := 0
+	for _, workload := range c.Workloads {
+		pods += workload.Replicas
+	}
+	faults := 0
+	for _, f := range s.Faults() {
+		if !ending(f.Kind) {
+			faults++
+		}
+	}
+	return fmt.Sprintf("%s in %s, %s besides the meta shard, %s of %s, %s; seed %d, %s of virtual time",
+		count(c.Nodes, "node"), count(c.Zones, "zone"), count(c.Shards, "shard"), count(pods, "pod"), count(len(c.Workloads), "workload"),
+		count(faults, "fault"), c.Seed, short(c.Length))
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// Text prints a run for a terminal.
+func Text(w io.Writer, r *sim.Result) error {
+	fmt.Fprintln(w, "\nWhat happened")
+	entries := Timeline(r)
+	from := window(entries)
+	if from > 0 {
+		fmt.Fprintf(w, "            … %d lines before\n", from)
+	}
+	for _, e := range entries[from:min(len(entries), from+mostLines)] {
+		fmt.Fprintf(w, "  %9s  %s\n", fmt.Sprintf("%.1f s", e.At.Seconds()), e.Text)
+	}
+	if more := len(entries) - from - mostLines; more > 0 {
+		fmt.Fprintf(w, "             … %d more lines: --report FILE has all of them, --trace everything\n", more)
+	}
+	if r.Checks != nil {
+		fmt.Fprintln(w, "\nChecks")
+	}
+	width := 0
+	for _, c := range r.Checks {
+		width = max(width, len(c.Name))
+	}
+	for _, c := range r.Checks {
+		mark := "✓"
+		if !c.OK {
+			mark = "✗"
+		}
+		says := c.Says
+		if c.OK && len(c.Found) > 0 {
+			says += ": " + strings.Join(c.Found, ", ")
+		}
+		fmt.Fprintf(w, "  %s %-*s  %s\n", mark, width, c.Name, says)
+		if !c.OK {
+			for _, found := range c.Found {
+				fmt.Fprintf(w, "    %*s  %s\n", width, "", found)
+			}
+		}
+	}
+	fmt.Fprintln(w, "\nFigures")
+	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, f := range Figures(r) {
+		fmt.Fprintf(table, "  %s\t%s\n", f.Name, f.Value)
+	}
+	return table.Flush()
+}
+
+// window is the first line to print: the beginning, or what led to the first violation if that comes later.
+func window(entries []Entry) int {
+	for i, e := range entries {
+		if e.Kind == model.EventViolation && i >= mostLines {
+			return max(0, min(i-mostLines/2, len(entries)-mostLines))
+		}
+	}
+	return 0
+}
