@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"shoal/consensus/store"
@@ -40,7 +41,13 @@ var verbs = map[placement.Verb]api.Verb{
 }
 
 // convert copies the object, because the API's code writes into it, and puts the change's conditions where that code looks for them.
+// Of a pod to be bound, of which there are many at once, it writes into nothing.
 func convert(change placement.Change) (api.Change, error) {
+	if pod, isPod := change.Object.(*corev1.Pod); isPod && change.Verb == placement.Bind {
+		bound := *pod
+		bound.ResourceVersion, bound.UID = change.ResourceVersion, change.UID
+		return api.Change{Verb: api.Bind, Object: &bound}, nil
+	}
 	object, ok := change.Object.DeepCopyObject().(placement.Object)
 	verb, known := verbs[change.Verb]
 	if !ok || !known {

@@ -33,7 +33,9 @@ const (
 	Update       Verb = "update"       // replaces the object; its resourceVersion, if set, must be the stored one
 	UpdateStatus Verb = "updateStatus" // replaces the status; resourceVersion as for Update
 	Delete       Verb = "delete"       // deletes by name; resourceVersion and UID, if set, must be the stored ones
-	Bind         Verb = "bind"         // binds the named Pod to Object.spec.nodeName
+	// Bind binds a Pod to Object.spec.nodeName and changes nothing else. With a resourceVersion Object is the pod as it was seen there in
+	// all but the node; without one only its name and UID, if set, count.
+	Bind Verb = "bind"
 )
 
 // Change is one write of a decision, on an object of a versioned built-in type (corev1.Pod, appsv1.ReplicaSet, …).
@@ -149,6 +151,9 @@ func (s *Server) isOf(object runtime.Object, resource schema.GroupResource) bool
 }
 
 func (s *Server) apply(ctx context.Context, u user.Info, change Change) error {
+	if change.Verb == Bind {
+		return s.bind(ctx, u, change.Object)
+	}
 	t, err := s.target(u, change.Object)
 	if err != nil {
 		return err
@@ -166,8 +171,6 @@ func (s *Server) apply(ctx context.Context, u user.Info, change Change) error {
 		return t.update(ctx, t.status, "status")
 	case Delete:
 		return t.delete(ctx, change)
-	case Bind:
-		return t.bind(ctx)
 	}
 	return apierrors.NewBadRequest(fmt.Sprintf("unknown verb %q", change.Verb))
 }
@@ -311,16 +314,4 @@ func (t *target) disrupt(ctx context.Context, condition *corev1.PodCondition) er
 	_, _, err := updater.Update(ctx, t.metadata.GetName(), rest.DefaultUpdatedObjectInfo(nil, add),
 		rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
 	return err
-}
-
-func (t *target) bind(ctx context.Context) error {
-	pod, ok := t.object.(*kubecore.Pod)
-	if !ok || t.binding == nil {
-		return apierrors.NewMethodNotSupported(t.gvr.GroupResource(), "bind")
-	}
-	binding := &kubecore.Binding{
-		ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion},
-		Target:     kubecore.ObjectReference{Kind: "Node", Name: pod.Spec.NodeName},
-	}
-	return t.create(ctx, t.binding, "binding", binding, pod.Name)
 }

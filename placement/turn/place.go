@@ -135,9 +135,9 @@ func (l *Leader) binding(decision schedule.Decision) placement.Plan {
 		plan.Add(placement.Updating(placement.Update, claim, chosen))
 	}
 	if bind {
-		bound := pod.DeepCopy()
+		bound := *pod // the rest is shared: a Bind changes nothing else
 		bound.Spec.NodeName = node
-		plan.Add(placement.Updating(placement.Bind, pod, bound, scheduled(pod, node)))
+		plan.Add(placement.Updating(placement.Bind, pod, &bound, scheduled(pod, node)))
 	}
 	return plan
 }

@@ -33,6 +33,8 @@ type subject struct {
 	stale bool   // to be written again even if unchanged
 	// fresh says that the state was read from the store, not suggested.
 	fresh bool
+	// seen says that it is the caller's own, see WithSeen: it has no data.
+	seen bool
 }
 
 func (s *Storage) newSubject(key string, out runtime.Object) (*subject, error) {
@@ -47,6 +49,9 @@ func (s *Storage) newSubject(key string, out runtime.Object) (*subject, error) {
 // which saves a round trip and is checked in the same way, or reads.
 func (sub *subject) load(ctx context.Context, suggestion runtime.Object) error {
 	if suggestion == nil {
+		if taken, err := sub.loadSeen(ctx); taken || err != nil {
+			return err
+		}
 		if transactionOf(ctx) == nil && !sub.expectCorrupt && sub.loadLocal(ctx) {
 			return nil
 		}
@@ -140,7 +145,7 @@ func (sub *subject) retake(ctx context.Context, refused outcome) error {
 // accept takes a stored version, or with Mod 0 its absence, as the state.
 func (sub *subject) accept(ctx context.Context, kv store.KV) error {
 	sub.obj, sub.meta, sub.rev, sub.data = sub.empty(), kstorage.ResponseMeta{}, 0, nil
-	sub.stale, sub.fresh = false, true
+	sub.stale, sub.fresh, sub.seen = false, true, false
 	if kv.Mod == 0 {
 		return sub.acceptAbsence()
 	}
@@ -172,7 +177,7 @@ func (sub *subject) accept(ctx context.Context, kv store.KV) error {
 // acceptPending takes a write that its transaction has not committed yet.
 func (sub *subject) acceptPending(w *pendingWrite) error {
 	sub.obj, sub.meta, sub.rev, sub.data = sub.empty(), kstorage.ResponseMeta{}, 0, nil
-	sub.stale, sub.fresh = false, true
+	sub.stale, sub.fresh, sub.seen = false, true, false
 	if w.remove {
 		return sub.acceptAbsence()
 	}

@@ -152,7 +152,11 @@ func (s *Storage) GuaranteedUpdate(ctx context.Context, key string, destination 
 		case same:
 			return s.decode(subject.data, destination, subject.rev)
 		}
-		done, err := s.replace(ctx, subject, data, ttl, destination)
+		out := destination
+		if subject.seen {
+			out = nil
+		}
+		done, err := s.replace(ctx, subject, data, ttl, out)
 		if err != nil {
 			return err
 		}
@@ -162,7 +166,10 @@ func (s *Storage) GuaranteedUpdate(ctx context.Context, key string, destination 
 			}
 			continue
 		}
-		return s.decode(data, destination, done.revision)
+		if out == nil {
+			return nil
+		}
+		return s.decode(data, out, done.revision)
 	}
 }
 
