@@ -19,7 +19,7 @@ func TestSimRun(t *testing.T) {
 		t.Errorf("the report: %v", err)
 	}
 	first, err := invoke(t, Parts{}, "sim", "run", "--random", "--seed", "5", "--peers", "5", "--for", "2m", "--trace")
-	if err != nil || !strings.Contains(first, "seed 5") || !strings.Contains(first, "shard 1 creates /registry/") {
+	if err != nil || !strings.Contains(first, "seed 5") || !strings.Contains(first, "creates /registry/pods/") {
 		t.Errorf("%v:\n%.2000s", err, first)
 	}
 	out, err = invoke(t, Parts{}, "sim", "list")
@@ -59,7 +59,7 @@ func TestSimMistakes(t *testing.T) {
 		{"run node_deis", `did you mean "node_dies"`},
 		{"run " + bad, `bad.txt: line 2, column 8: "crsh" is nothing that can happen (did you mean "crash"?)`},
 		{"run node_dies --peers 3", "they are n1 to n3"},
-		{"run node_dies --peers -3", "-3 peers"},
+		{"run node_dies --peers=-3", "-3 peers"},
 		{"run node_dies --for 10s", "crash happens at 20s"},
 		{"run node_dies --report /nowhere/at/all.html", "cannot be written"},
 		{"run --random --peers 99999999", "expected: 3 to"},
