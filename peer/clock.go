@@ -17,7 +17,7 @@ type moment struct {
 
 var processStart = time.Now()
 
-func thisMoment() moment { return moment{wall: wallClock().Round(0), up: time.Since(processStart)} }
+func thisMoment() moment { return moment{wall: time.Now().Round(0), up: time.Since(processStart)} }
 
 // jumped is how far the wall clock was set forward (or, negative, back) between two moments.
 func (m moment) jumped(since moment) time.Duration {

@@ -29,7 +29,14 @@ type cluster struct {
 // openCluster opens a lab with the test image on every peer. It is closed with the test, and then nothing may be left.
 func openCluster(t *testing.T, peers int, joinArgs ...string) *cluster {
 	t.Helper()
-	l, err := Open(t.Context(), Config{Peers: peers, Binary: tools.peer, JoinArgs: joinArgs})
+	return openClusterOf(t, Config{Peers: peers, JoinArgs: joinArgs})
+}
+
+// openClusterOf is openCluster for a lab with peculiarities.
+func openClusterOf(t *testing.T, config Config) *cluster {
+	t.Helper()
+	config.Binary = tools.peer
+	l, err := Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}

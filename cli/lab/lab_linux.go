@@ -33,6 +33,8 @@ type Config struct {
 	Dir string
 	// Disk gives every peer's data folder a disk of its own, of so many bytes, that can be filled and broken; 0 means a folder.
 	Disk int64
+	// Clocks gives every peer's process a clock that Peer.SetClock sets wrong. Reading it then takes a system call.
+	Clocks bool
 	// JoinArgs are given to every peer join.
 	JoinArgs []string
 	// Progress is told what begins, and gets a function to call when that is done. Nil means silence.
@@ -145,6 +147,9 @@ func (l *Lab) addPeer(n int) (*Peer, error) {
 		return nil, errors.Join(err, host.close())
 	}
 	peer.API = "https://" + peer.forward.address()
+	if l.cfg.Clocks {
+		peer.clock = &clock{}
+	}
 	if l.cfg.Disk > 0 {
 		if err := peer.giveDisk(l.cfg.Disk); err != nil {
 			return nil, errors.Join(err, peer.close())

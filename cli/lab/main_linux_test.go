@@ -23,6 +23,10 @@ var tools struct {
 
 // TestMain builds the programs, and proves at the end that the host's own network is as it was.
 func TestMain(m *testing.M) {
+	if os.Getenv(clockReader) != "" {
+		readClock()
+		return
+	}
 	status, err := testMain(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

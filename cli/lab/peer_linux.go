@@ -37,6 +37,7 @@ type Peer struct {
 	cgroup  string
 	disk    string // the file that is its disk, empty for none
 	forward *forwarder
+	clock   *clock // nil for the machine's
 
 	lock    sync.Mutex
 	command *exec.Cmd     // the last that was started
@@ -56,7 +57,11 @@ func (p *Peer) Start(args ...string) error {
 	}, args...)...)
 	command.Stdout, command.Stderr = log, log
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.host.do(command.Start); err != nil {
+	start := command.Start
+	if p.clock != nil {
+		start = func() error { return p.clock.start(command) }
+	}
+	if err := p.host.do(start); err != nil {
 		return fmt.Errorf("starting %s: %w", p.Name, err)
 	}
 	exited := make(chan struct{})
@@ -200,6 +205,9 @@ func (p *Peer) close() error {
 	var failed []error
 	if p.forward != nil {
 		failed = append(failed, p.forward.close())
+	}
+	if p.clock != nil {
+		p.clock.close()
 	}
 	state := containerd.StateDir(p.Dir)
 	failed = append(failed, p.Kill(), unmountBelow(p.Dir), unmountBelow(state), removeCgroups(p.cgroup), os.RemoveAll(state))
