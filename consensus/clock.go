@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -13,7 +14,7 @@ import (
 type clock struct {
 	seen   atomic.Int64
 	wall   func() time.Time
-	offset func() (time.Duration, bool)
+	offset func(ctx context.Context) (time.Duration, bool)
 }
 
 func (c *clock) now() store.Revision {
@@ -34,26 +35,26 @@ func (c *clock) observe(rev store.Revision) {
 	}
 }
 
-// stamp is now, unless this peer's clock is far off the others': a revision stamped in
-// the future would hold every later one up there, and times written down by a clock
-// that is hours behind would be wrong.
-func (c *clock) stamp() (store.Revision, error) {
-	ahead, ok := c.offset()
+// fit says by how much this peer's clock is too far off the others' to stamp: a
+// revision in the future would hold every later one up there, and times written down
+// by a clock that is hours behind would be wrong.
+func (c *clock) fit(ctx context.Context) error {
+	ahead, ok := c.offset(ctx)
 	switch {
 	case ok && ahead > MaxClockOffset:
-		return 0, fmt.Errorf("%w: %v ahead", ErrClockSkew, ahead.Round(time.Millisecond))
+		return fmt.Errorf("it is %v ahead", ahead.Round(time.Millisecond))
 	case ok && ahead < -MaxClockLag:
-		return 0, fmt.Errorf("%w: %v behind", ErrClockSkew, (-ahead).Round(time.Millisecond))
+		return fmt.Errorf("it is %v behind", (-ahead).Round(time.Millisecond))
 	}
-	return c.now(), nil
+	return nil
 }
 
 // admit refuses a stamp from elsewhere that lies further ahead than clocks may. The
 // measure is the others' time where it is known: a clock that is behind must not take
 // everybody else for ahead.
-func (c *clock) admit(stamp store.Revision) error {
+func (c *clock) admit(ctx context.Context, stamp store.Revision) error {
 	wall := c.wall()
-	if ahead, ok := c.offset(); ok {
+	if ahead, ok := c.offset(ctx); ok {
 		wall = wall.Add(-ahead)
 	}
 	if limit := max(c.now(), store.At(wall.Add(MaxClockOffset))); stamp > limit {

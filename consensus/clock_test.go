@@ -59,6 +59,60 @@ func TestClocksThatJump(t *testing.T) {
 	}
 }
 
+// TestAClockThatIsWrongFromTheStart restarts one host after the other with a clock that is hours off, before anybody has told it so, and
+// all of them at once, when nobody knows the median: the others' clocks are asked before the first stamp.
+func TestAClockThatIsWrongFromTheStart(t *testing.T) {
+	skews := map[string]*atomic.Int64{"a": {}, "b": {}, "c": {}}
+	told := map[string]bool{"a": true, "b": true, "c": true}
+	clocks := func(c *consensus.Config) {
+		skew, told := skews[c.PeerID], told[c.PeerID]
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
+		c.Offset = func() (time.Duration, bool) { return time.Duration(skew.Load()), told }
+	}
+	network, hosts, dirs := trio(t, clocks)
+	check := func(wrong string, by time.Duration) {
+		t.Helper()
+		if _, err := hosts[wrong].Propose(within(t, patience), 1, put("k", "v")); !errors.Is(err, consensus.ErrClockSkew) {
+			t.Errorf("%s started %v off and wrote: %v", wrong, by, err)
+		}
+		for peer, h := range hosts {
+			if peer == wrong {
+				continue
+			}
+			rev := mustPut(t, h, 1, "k", peer)
+			if ahead := time.Until(rev.Time()); ahead.Abs() > 10*time.Second {
+				t.Errorf("%s wrote at a revision %v in the future while %s was %v off", peer, ahead, wrong, by)
+			}
+		}
+	}
+	for _, wrong := range []string{"a", "b", "c"} {
+		for _, by := range []time.Duration{5 * time.Hour, -5 * time.Hour} {
+			stop(t, hosts[wrong])
+			skews[wrong].Store(int64(by))
+			told[wrong] = false
+			hosts[wrong] = network.Open(t, wrong, dirs[wrong], clocks)
+			check(wrong, by)
+		}
+		skews[wrong].Store(0)
+	}
+	for wrong, h := range hosts {
+		told[wrong] = false
+		stop(t, h)
+	}
+	skews["b"].Store(int64(5 * time.Hour))
+	for peer := range hosts {
+		hosts[peer] = network.Open(t, peer, dirs[peer], clocks)
+	}
+	check("b", 5*time.Hour)
+}
+
+func stop(t *testing.T, h *consensus.Host) {
+	t.Helper()
+	if err := h.Shutdown(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // getLocal reads what another host than the named one has.
 func getLocal(t *testing.T, hosts map[string]*consensus.Host, not string) string {
 	t.Helper()

@@ -60,7 +60,8 @@ type Config struct {
 	// PeerName is what errors call a peer. Nil, and an unknown ID, are the ID itself.
 	PeerName func(peerID string) string
 	// Offset is how far this peer's clock is ahead of its peers' median; ok is
-	// false as long as that is not known. Nil is never known.
+	// false as long as that is not known: then the other peers are asked before the
+	// first stamp. Nil is never known, and nobody is asked.
 	Offset func() (ahead time.Duration, ok bool)
 	// Now is the wall clock. Nil is the host's.
 	Now func() time.Time
@@ -86,6 +87,9 @@ type Config struct {
 	Frugal bool
 	// Logger is where the host reports. Default slog.Default().
 	Logger *slog.Logger
+
+	// asksClocks says that there is an Offset to wait for.
+	asksClocks bool
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -107,6 +111,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 		return id
 	}
+	c.asksClocks = c.Offset != nil
 	if c.Offset == nil {
 		c.Offset = func() (time.Duration, bool) { return 0, false }
 	}

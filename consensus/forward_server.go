@@ -111,6 +111,10 @@ func (s *storeServer) answer(ctx context.Context, c *call, a *answer) error {
 		a.Status = &status
 		return nil
 	}
+	if c.Verb == verbClock {
+		a.Clock = h.readClock()
+		return nil
+	}
 	r, here := h.replica(c.Shard)
 	if !here {
 		return errNoReplica
@@ -156,7 +160,7 @@ func (s *storeServer) propose(ctx context.Context, r *replica, cmd []byte) (stor
 	if err := s.host.checkSize(tx); err != nil {
 		return store.Result{}, err
 	}
-	if err := s.host.clock.admit(tx.Stamp); err != nil {
+	if err := s.host.clock.admit(ctx, tx.Stamp); err != nil {
 		return store.Result{}, err
 	}
 	return s.host.proposeHere(ctx, r, cmd)

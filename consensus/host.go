@@ -22,6 +22,7 @@ type Host struct {
 	nh    *dragonboat.NodeHost
 	logs  *logstore.Factory
 	clock clock
+	asked askedClock
 
 	leaders    leaders
 	leadership mailbox
@@ -86,7 +87,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		crashes:    crashes,
 		contained:  map[replicaKey]bool{},
 	}
-	h.clock.wall, h.clock.offset = cfg.Now, cfg.Offset
+	h.clock.wall, h.clock.offset = cfg.Now, h.ClockAhead
 	h.leaders.changed = &h.changed
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)

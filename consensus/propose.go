@@ -31,11 +31,10 @@ func (h *Host) Propose(ctx context.Context, shard uint64, tx store.Transaction) 
 		}
 		prepared := tx
 		if tx.Stamp == 0 {
-			stamp, err := h.clock.stamp()
-			if err != nil {
+			if err := h.clock.fit(ctx); err != nil {
 				return store.Result{}, shardError(shard, ErrClockSkew, err)
 			}
-			prepared.Stamp = stamp
+			prepared.Stamp = h.clock.now()
 		}
 		res, uncertain, err := h.propose(ctx, shard, store.AppendTransaction(nil, prepared))
 		if err != nil || !res.Forgotten {
@@ -51,11 +50,13 @@ func (h *Host) Propose(ctx context.Context, shard uint64, tx store.Transaction) 
 
 // Request draws an ID and a stamp, for a transaction that its proposer may have to
 // propose again in a later call. Error: ErrClockSkew.
-func (h *Host) Request() (store.RequestID, store.Revision, error) {
+func (h *Host) Request(ctx context.Context) (store.RequestID, store.Revision, error) {
 	var id store.RequestID
 	rand.Read(id[:]) //nolint:errcheck // never fails since Go 1.24
-	stamp, err := h.clock.stamp()
-	return id, stamp, err
+	if err := h.clock.fit(ctx); err != nil {
+		return id, 0, fmt.Errorf("%w: %w", ErrClockSkew, err)
+	}
+	return id, h.clock.now(), nil
 }
 
 func (h *Host) checkSize(tx store.Transaction) error {

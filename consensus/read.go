@@ -108,7 +108,7 @@ func listView(view store.View, opts ListOptions) (ListResult, error) {
 // Errors: ErrFuture if upTo is ahead of the clock; those of Propose.
 func (h *Host) Close(ctx context.Context, shard uint64, upTo store.Revision) (store.Revision, error) {
 	if upTo > h.clock.now() {
-		if err := h.clock.admit(upTo); err != nil {
+		if err := h.clock.admit(ctx, upTo); err != nil {
 			return 0, shardError(shard, ErrFuture, err)
 		}
 	}
@@ -123,7 +123,7 @@ func (h *Host) closeNow(ctx context.Context, shard uint64, upTo store.Revision) 
 			}
 		}
 	}
-	if _, err := h.clock.stamp(); err != nil {
+	if err := h.clock.fit(ctx); err != nil {
 		return 0, shardError(shard, ErrClockSkew, err)
 	}
 	res, _, err := h.propose(ctx, shard, store.AppendTransaction(nil, store.Transaction{Stamp: upTo}))

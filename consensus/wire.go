@@ -45,6 +45,7 @@ const (
 	verbStatus
 	verbMembers
 	verbCopy
+	verbClock
 )
 
 // call is every request: a unary one by its verb, a List or a Watch.
@@ -76,6 +77,7 @@ type answer struct {
 	Copy    *Copy        `cbor:"12,keyasint,omitempty"`
 	// Whole is a List's.
 	Whole store.Revision `cbor:"13,keyasint,omitempty"`
+	Clock *clockReading  `cbor:"14,keyasint,omitempty"`
 }
 
 // failure carries an error to another peer.

@@ -15,6 +15,9 @@ import (
 const (
 	// balanceInterval is how often a peer looks whether it leads more shards than its share.
 	balanceInterval = 5 * time.Second
+	// startPatience is how long a peer that is being started may lead shards without doing what a leader does. The others' leases run out
+	// meanwhile if it leads the meta shard (fenceAfter).
+	startPatience = 3 * time.Second
 	// transferTimeout bounds one handing over.
 	transferTimeout = 5 * time.Second
 	// pressedRecords mark peers that should lead nothing for a while: peer ID → why. They expire by themselves, and later than a
@@ -26,30 +29,55 @@ const (
 // runBalance looks after this peer's share of leaderships until ctx ends. It stands apart from runLeaderships, because handing over takes
 // its time and a duty that was lost must end at once: two meta leaders would contradict each other about which nodes are alive.
 func (p *Peer) runBalance(ctx context.Context) error {
-	ticker := time.NewTicker(balanceInterval)
-	defer ticker.Stop()
-	var told time.Time
+	told := map[string]time.Time{}
 	for {
+		interval := balanceInterval
+		if !p.serving.Load() {
+			interval = startPatience
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-p.clock.wentOff:
+		case <-time.After(interval):
 		}
-		if why := p.pressure(ctx); why != "" && time.Since(told) > pressedFor/2 {
-			p.log.Warn("leaderships are handed over", "reason", why)
-			if err := p.tellPressure(ctx, why); err == nil {
-				told = time.Now()
+		for peer, why := range p.pressed(ctx) {
+			if time.Since(told[peer]) < pressedFor/2 {
+				continue
+			}
+			p.log.Warn("a peer should lead nothing for a while", "peer", p.nameFor(peer), "reason", why)
+			if err := p.tellPressure(ctx, peer, why); err == nil {
+				told[peer] = time.Now()
 			}
 		}
 		p.balance(ctx)
 	}
 }
 
-// pressure says why this peer should lead nothing now; "" is no reason.
-func (p *Peer) pressure(ctx context.Context) string {
-	if ahead, known := p.clock.ahead(); known && ahead > consensus.MaxClockOffset {
-		return "its clock is " + ahead.Round(time.Millisecond).String() + " ahead of the others'"
+// pressed are the peers of which this one has to say that they should lead nothing, with the reason: itself, when it is under pressure,
+// and from the meta leader those whose clocks are off, because they cannot write it down themselves.
+func (p *Peer) pressed(ctx context.Context) map[string]string {
+	pressed := map[string]string{}
+	if p.clock.problem() != "" || !p.serving.Load() {
+		return pressed
 	}
+	if why := p.pressure(ctx); why != "" {
+		pressed[p.self.ID] = why
+	}
+	if !p.leadsMeta() {
+		return pressed
+	}
+	off := p.renewals.off(thisMoment())
+	for _, member := range p.members.Members() {
+		if words := off[member.Name]; words != "" {
+			pressed[member.PeerID] = "its clock is " + words + " the others'"
+		}
+	}
+	return pressed
+}
+
+// pressure says what is short on this peer's host; "" is nothing.
+func (p *Peer) pressure(ctx context.Context) string {
 	now, err := p.node.stats.Pressure(ctx)
 	switch {
 	case err != nil:
@@ -63,9 +91,11 @@ func (p *Peer) pressure(ctx context.Context) string {
 	}
 }
 
-func (p *Peer) tellPressure(ctx context.Context, why string) error {
+func (p *Peer) tellPressure(ctx context.Context, peer, why string) error {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
 	_, err := p.host.Propose(ctx, consensus.MetaShard, store.Transaction{Ops: []store.Op{{
-		Key: pressedRecords + p.self.ID, Value: []byte(why), Expires: time.Now().Add(pressedFor).UnixMilli(),
+		Key: pressedRecords + peer, Value: []byte(why), Expires: time.Now().Add(pressedFor).UnixMilli(),
 	}}})
 	return err
 }
@@ -84,6 +114,9 @@ func (p *Peer) unfit(ctx context.Context) (map[string]bool, error) {
 	}
 	for id := range pressed {
 		unfit[id] = true
+	}
+	if p.clock.problem() != "" || !p.serving.Load() {
+		unfit[p.self.ID] = true // as a leader it would do nothing
 	}
 	back, err := restarting(ctx, p.host, time.Now())
 	if err != nil {

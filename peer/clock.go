@@ -32,7 +32,11 @@ type clock struct {
 	at    moment
 	known bool
 	off   bool // was reported as too far off
+	// wentOff tells whoever hands leaderships over.
+	wentOff chan struct{}
 }
+
+func newClock() *clock { return &clock{wentOff: make(chan struct{}, 1)} }
 
 func (c *clock) note(by time.Duration, at moment) {
 	c.lock.Lock()
@@ -54,12 +58,19 @@ func (c *clock) aheadAt(now moment) (time.Duration, bool) {
 
 // problem is one sentence on a clock that keeps this peer from writing, "" if it does not.
 func (c *clock) problem() string {
-	ahead, known := c.ahead()
+	if ahead, known := c.ahead(); known && offBy(ahead) != "" {
+		return "this peer's clock is " + offBy(ahead) + " the other peers': it takes no writes until the clock is set right"
+	}
+	return ""
+}
+
+// offBy says how far a clock that keeps its peer from writing is off the others', "" if it does not.
+func offBy(ahead time.Duration) string {
 	switch {
-	case known && ahead > consensus.MaxClockOffset:
-		return fmt.Sprintf("this peer's clock is %v ahead of the other peers': it takes no writes until the clock is set right", ahead.Round(time.Millisecond))
-	case known && ahead < -consensus.MaxClockLag:
-		return fmt.Sprintf("this peer's clock is %v behind the other peers': it takes no writes until the clock is set right", (-ahead).Round(time.Millisecond))
+	case ahead > consensus.MaxClockOffset:
+		return fmt.Sprintf("%v ahead of", ahead.Round(time.Millisecond))
+	case ahead < -consensus.MaxClockLag:
+		return fmt.Sprintf("%v behind", (-ahead).Round(time.Millisecond))
 	}
 	return ""
 }
@@ -74,6 +85,10 @@ func (c *clock) report(log *slog.Logger) {
 	switch {
 	case problem != "" && !was:
 		log.Error(problem)
+		select {
+		case c.wentOff <- struct{}{}:
+		default:
+		}
 	case problem == "" && was:
 		log.Info("this peer's clock is right again")
 	}

@@ -9,7 +9,7 @@ import (
 func TestJumpsOfTheClockCountAtOnce(t *testing.T) {
 	begin := thisMoment()
 	later := func(wall, up time.Duration) moment { return moment{wall: begin.wall.Add(wall), up: begin.up + up} }
-	c := &clock{}
+	c := newClock()
 	if _, known := c.aheadAt(begin); known {
 		t.Error("nothing was noted, yet the offset is known")
 	}
@@ -45,6 +45,24 @@ func TestTheTableFollowsItsOwnClocksJumps(t *testing.T) {
 	}
 }
 
+func TestTheTableSaysWhoseClockIsOff(t *testing.T) {
+	table := &renewals{}
+	now := time.Now()
+	for node, ahead := range map[string]time.Duration{
+		"self": 0, "b": time.Second, "fast": 3 * time.Hour, "slow": -3 * time.Hour, "c": -time.Second,
+	} {
+		table.renew(node, now, ahead)
+	}
+	at := thisMoment()
+	if off := table.off(at); len(off) != 2 || !strings.Contains(off["fast"], "3h0m0s ahead") || !strings.Contains(off["slow"], "3h0m0s behind") {
+		t.Errorf("off are %v", off)
+	}
+	at.wall = at.wall.Add(time.Hour) // whose own clock jumps sees the others where they were
+	if off := table.off(at); off["b"] != "" || !strings.Contains(off["fast"], "3h0m0s ahead") {
+		t.Errorf("after a jump off are %v", off)
+	}
+}
+
 func TestTwoClocksThatDisagree(t *testing.T) {
 	table := &renewals{}
 	now := time.Now()
@@ -56,7 +74,7 @@ func TestTwoClocksThatDisagree(t *testing.T) {
 }
 
 func TestAWrongClockIsToldInOneSentence(t *testing.T) {
-	c := &clock{}
+	c := newClock()
 	for by, want := range map[time.Duration]string{
 		0: "", time.Second: "", 3 * time.Hour: "3h0m0s ahead", -3 * time.Hour: "3h0m0s behind", -time.Second: "",
 	} {

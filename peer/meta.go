@@ -52,6 +52,23 @@ func (r *renewals) ahead() time.Duration { return r.aheadAt(thisMoment()) }
 func (r *renewals) aheadAt(now moment) time.Duration {
 	r.lock.Lock()
 	defer r.lock.Unlock()
+	return r.lead(now)
+}
+
+// off lists the nodes whose clocks keep their peers from writing, and says how far they are off the median.
+func (r *renewals) off(now moment) map[string]string {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	lead, off := r.lead(now), map[string]string{}
+	for node, read := range r.offsets {
+		if words := offBy(read.ahead - now.jumped(read.at) + lead); words != "" {
+			off[node] = words
+		}
+	}
+	return off
+}
+
+func (r *renewals) lead(now moment) time.Duration {
 	offsets := []time.Duration{}
 	for node, read := range r.offsets {
 		switch {

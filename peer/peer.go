@@ -55,7 +55,7 @@ type Peer struct {
 	node      *node
 	directory *storage.Directory
 	renewals  *renewals
-	clock     clock
+	clock     *clock
 	left      left
 	nodes     *nodeClient
 	leading   leading
@@ -85,7 +85,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer socket.Close()
-	p := &Peer{cfg: cfg, log: cfg.Logger, started: time.Now(), renewals: &renewals{}}
+	p := &Peer{cfg: cfg, log: cfg.Logger, started: time.Now(), renewals: &renewals{}, clock: newClock()}
 	if err := p.identify(ctx); err != nil {
 		return err
 	}
@@ -185,6 +185,11 @@ func (p *Peer) openStore(ctx context.Context) error {
 		return err
 	}
 	p.host, p.directory = host, storage.NewDirectory(host)
+	// Until the lease is renewed, which takes a leader of the meta shard.
+	if ahead, known := host.ClockAhead(ctx); known {
+		p.clock.note(ahead, thisMoment())
+		p.clock.report(p.log)
+	}
 	return p.foundStore(ctx)
 }
 
@@ -247,7 +252,8 @@ func (p *Peer) announce(ctx context.Context) {
 // serve starts everything else and returns when all of it has been started. What it starts ends with ctx.
 func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.Listener) error {
 	group.Go(func() error { return admin.Run(ctx, socket, p.calls(), p.log) })
-	if err := p.register(ctx); err != nil {
+	group.Go(func() error { return p.runBalance(ctx) })
+	if err := p.register(ctx, group); err != nil {
 		return err
 	}
 	node, err := p.openNode(ctx)
@@ -270,7 +276,6 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 	group.Go(func() error { return node.Run(ctx) })
 	group.Go(func() error { return p.runDataPlane(ctx) })
 	group.Go(func() error { return p.runLeaderships(ctx) })
-	group.Go(func() error { return p.runBalance(ctx) })
 	group.Go(func() error { return p.keepFiles(ctx) })
 	group.Go(func() error { return p.watchDisk(ctx) })
 	group.Go(func() error { return p.left.Run(ctx, p.host) })
@@ -280,17 +285,38 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 
 // register writes this peer down. A founder does it here, a joiner was written down by the peer that let it in, and both keep the
 // record up to date: address, version and zone may change between two starts.
-func (p *Peer) register(ctx context.Context) error {
-	err := retry(ctx, p.log, "write this peer down", func(ctx context.Context) error {
+//
+// One whose clock is far off may not write. If it is on record all the same, it does the rest: its pods must not suffer for its clock.
+func (p *Peer) register(ctx context.Context, group *errgroup.Group) error {
+	write := func(ctx context.Context) error {
 		return registerPeer(ctx, p.host, p.alive, identity.PeerRecord{
 			PeerID: p.self.ID, Name: p.self.Name, Version: p.cfg.Version, Zone: p.cfg.Zone,
 			WireGuard: p.self.WireGuard.Public(), Addresses: []netip.Addr{p.advertise}, Port: p.cfg.Port, Joined: p.started,
 		})
+	}
+	err := retry(ctx, p.log, "write this peer down", func(ctx context.Context) error {
+		err := write(ctx)
+		if errors.Is(err, consensus.ErrClockSkew) && p.onRecord(ctx) {
+			group.Go(func() error {
+				if err := retry(ctx, p.log, "write this peer down", write); err != nil && ctx.Err() == nil {
+					return err
+				}
+				return nil
+			})
+			return nil
+		}
+		return err
 	})
 	if errors.Is(err, errNameTaken) {
 		return fmt.Errorf("%w: choose another with --name", err)
 	}
 	return err
+}
+
+// onRecord tells whether this peer is written down under its name, as it was or as it is.
+func (p *Peer) onRecord(ctx context.Context) bool {
+	owner, found, _, err := p.host.Get(ctx, consensus.MetaShard, nameRecords+p.self.Name, consensus.Linearizable)
+	return err == nil && found && string(owner.Value) == p.self.ID
 }
 
 // retry does something that a shard without quorum may delay, until it works, ctx ends, or trying again is of no use.

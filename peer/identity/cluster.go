@@ -33,8 +33,9 @@ const (
 	caLife = 10 * 365 * 24 * time.Hour
 
 	// backdate is how far a certificate's validity reaches into the past, so
-	// that a host whose clock is a little behind accepts it at once.
-	backdate = 5 * time.Minute
+	// that users of a host whose clock is hours behind are told so, and not that
+	// nobody knows them.
+	backdate = 12 * time.Hour
 
 	gossipKeySize     = 32 // AES-256, memberlist's largest
 	encryptionKeySize = 32 // AES-256-GCM for Secrets at rest

@@ -137,7 +137,7 @@ func TestVerifyPeer(t *testing.T) {
 	}{
 		{"a peer", peer.Certificate().Leaf, noon, ""},
 		{"expired", peer.Certificate().Leaf, noon.Add(PeerCertificateLife + time.Minute), "expired"},
-		{"not yet valid", peer.Certificate().Leaf, noon.Add(-time.Hour), "not yet valid"},
+		{"not yet valid", peer.Certificate().Leaf, noon.Add(-backdate - time.Minute), "not yet valid"},
 		{"of another cluster", stranger.Certificate().Leaf, noon, "unknown authority"},
 		{"an administrator's", admin, noon, "not a peer's certificate"},
 		{"of another key", impostor, noon, "its key is peer"},

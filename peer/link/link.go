@@ -226,8 +226,15 @@ func (l *Link) serviceConfig(service string) *tls.Config {
 
 // verify is the one rule for both directions: a valid certificate of a peer of
 // this cluster, and one that was not removed.
+//
+// One that is not valid yet is valid: nobody signs in advance, so it is this host's
+// clock that is behind, which only the others can tell it.
 func (l *Link) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (string, error) {
-	peer, err := l.config.Identity.Cluster.VerifyPeer(time.Now(), chain, usage)
+	now := time.Now()
+	if len(chain) > 0 && now.Before(chain[0].NotBefore) {
+		now = chain[0].NotBefore
+	}
+	peer, err := l.config.Identity.Cluster.VerifyPeer(now, chain, usage)
 	if err != nil {
 		return "", err
 	}

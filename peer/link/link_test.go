@@ -221,6 +221,26 @@ func TestForeignCertificatesAreRefused(t *testing.T) {
 	}
 }
 
+// TestAClockThatIsBehind: a peer whose clock lags finds the others' certificates not valid yet. It must speak to them all the same, or
+// nobody could tell it so.
+func TestAClockThatIsBehind(t *testing.T) {
+	cluster, where := found(t), &book{addresses: map[string]string{}}
+	late := open(t, member(t, cluster, "late", time.Now()), where, nil)
+	others := open(t, member(t, cluster, "others", time.Now().Add(20*time.Hour)), where, nil)
+	echo(t, late, "raft")
+	echo(t, others, "raft")
+	for _, way := range [][2]*Link{{late, others}, {others, late}} {
+		conn, err := way[0].Dial(t.Context(), way[1].config.Identity.ID, "raft")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ask(conn, "hello"); err != nil || !strings.HasPrefix(got, way[0].config.Identity.ID) {
+			t.Errorf("%q, %v", got, err)
+		}
+		conn.Close()
+	}
+}
+
 // rawAsk speaks to a port without checking the server.
 func rawAsk(address, service string, certificate *tls.Certificate) (string, error) {
 	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{service}}

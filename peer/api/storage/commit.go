@@ -169,7 +169,7 @@ func (t *Transaction) plan(ctx context.Context) ([]*proposal, error) {
 func (p *proposal) run(ctx context.Context) {
 	if !p.uncertain {
 		var err error
-		if p.tx.ID, p.tx.Stamp, err = p.storage.host.Request(); err != nil {
+		if p.tx.ID, p.tx.Stamp, err = p.storage.host.Request(ctx); err != nil {
 			p.result.Err = apiError(err)
 			return
 		}

@@ -1,0 +1,125 @@
+package consensus
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// clockPatience bounds how long a first stamp waits for other peers' clocks.
+	clockPatience = time.Second
+	// clockAge is how long what they said counts, if Config.Offset goes on not
+	// knowing.
+	clockAge = 10 * time.Second
+)
+
+// clockReading is what one peer says about its clock.
+type clockReading struct {
+	// Now is its wall clock, in nanoseconds since 1970.
+	Now int64 `cbor:"1,keyasint"`
+	// Ahead is how far it is ahead of the peers' median, in nanoseconds, if Known.
+	Ahead int64 `cbor:"2,keyasint,omitempty"`
+	Known bool  `cbor:"3,keyasint,omitempty"`
+}
+
+// askedClock is how far this host's clock is ahead of the other peers', as they say
+// when they are asked: until Config.Offset knows, which takes a quorum, and stamps
+// are made before. A host that comes back with a clock that is hours ahead would
+// lift a shard's revisions up there with its very first write.
+type askedClock struct {
+	mu    sync.Mutex
+	at    time.Time // by the monotonic clock; zero: never asked
+	wall  time.Time // the same moment by Config.Now, which may be set since
+	ahead time.Duration
+	known bool
+}
+
+// ClockAhead is how far this host's clock is ahead of the median of the peers'
+// clocks: by Config.Offset, and where that does not know, by what the other peers say
+// when they are asked. It is not known when nobody answers.
+func (h *Host) ClockAhead(ctx context.Context) (ahead time.Duration, known bool) {
+	ahead, known = h.cfg.Offset()
+	if known || !h.cfg.asksClocks {
+		return ahead, known
+	}
+	a := &h.asked
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if age := time.Since(a.at); a.known && age < clockAge || age < clockPatience {
+		return a.ahead + h.cfg.Now().Round(0).Sub(a.wall) - age, a.known
+	}
+	a.ahead, a.known = h.askClocks(ctx)
+	a.at, a.wall = time.Now(), h.cfg.Now().Round(0)
+	return a.ahead, a.known
+}
+
+// askClocks asks every peer that is believed alive; known is false if none of them
+// answered, as when there is none.
+func (h *Host) askClocks(ctx context.Context) (ahead time.Duration, known bool) {
+	ctx, cancel := context.WithTimeout(ctx, clockPatience)
+	defer cancel()
+	var (
+		mu       sync.Mutex
+		all      sync.WaitGroup
+		readings []clockOffset
+	)
+	for _, peer := range h.cfg.Peers() {
+		if peer == h.cfg.PeerID {
+			continue
+		}
+		all.Go(func() {
+			begun, before := time.Now(), h.cfg.Now()
+			a, err := h.ask(ctx, peer, call{Verb: verbClock}, clockPatience)
+			if err != nil || a.Clock == nil {
+				return // gone, or of a version that does not know the question
+			}
+			middle := before.Add(time.Since(begun) / 2)
+			offset := clockOffset{ahead: middle.Sub(time.Unix(0, a.Clock.Now)), median: a.Clock.Known}
+			if a.Clock.Known {
+				offset.ahead += time.Duration(a.Clock.Ahead)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			readings = append(readings, offset)
+		})
+	}
+	all.Wait()
+	return aheadOf(readings)
+}
+
+// clockOffset is how far this host's clock is ahead of another's, or of the median
+// that the other knows.
+type clockOffset struct {
+	ahead  time.Duration
+	median bool
+}
+
+// aheadOf is how far this host is ahead of the median of all clocks, its own among
+// them. Peers that know the median already have asked more clocks than this one, so
+// then they alone count. Of an even number the earlier clock of the middle is taken,
+// as by whoever keeps Config.Offset.
+func aheadOf(readings []clockOffset) (time.Duration, bool) {
+	if len(readings) == 0 {
+		return 0, false
+	}
+	var clocks, medians []time.Duration
+	for _, r := range readings {
+		clocks = append(clocks, r.ahead)
+		if r.median {
+			medians = append(medians, r.ahead)
+		}
+	}
+	if len(medians) == 0 {
+		medians = append(clocks, 0)
+	}
+	slices.Sort(medians)
+	return medians[len(medians)/2], true // the greatest lead is over the earliest clock
+}
+
+// readClock answers another host's question.
+func (h *Host) readClock() *clockReading {
+	ahead, known := h.cfg.Offset()
+	return &clockReading{Now: h.cfg.Now().UnixNano(), Ahead: int64(ahead), Known: known}
+}
