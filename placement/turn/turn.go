@@ -34,6 +34,11 @@ const (
 	// AvoidRefusing is how long a node that has refused a claim is taken for full, whatever it reports. Its reasons need not be ones that
 	// the view can see, and deciding for the same node again and again would starve pods for which others have room.
 	AvoidRefusing = time.Second
+	// RestPerPod is how long an object rests after it was planned, for each pod that the plan looks at, and MaxRest how long at most. A plan
+	// costs as much as there are pods, and what it writes (a status, Endpoints) often too: without rest a rollout, in which every pod asks
+	// for a plan several times, would cost their square. An object of ten pods rests for as long as a commit takes.
+	RestPerPod = 100 * time.Microsecond
+	MaxRest    = 100 * time.Millisecond
 )
 
 // Options of a Leader.
@@ -55,6 +60,8 @@ type Leader struct {
 	options Options
 	view    *placement.View
 	due     map[placement.Ref]time.Time
+	// resting says until when an object that was planned a moment ago is not planned again.
+	resting map[placement.Ref]time.Time
 	// waiting says that pods without a node should be looked at again.
 	waiting bool
 	// closed are the nodes that have refused a claim a moment ago.
@@ -92,7 +99,7 @@ func New(o Options) *Leader {
 		o.Workload = workload.Plan
 	}
 	return &Leader{
-		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}},
+		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}}, resting: map[placement.Ref]time.Time{},
 		closed: map[string]closedNode{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
 		losses: repair.NewLosses(),
 	}
@@ -159,7 +166,10 @@ func (l *Leader) Dirty() bool {
 
 func (l *Leader) collectDirty() {
 	for _, ref := range l.view.TakeDirty() {
-		l.due[ref] = time.Time{}
+		at := l.resting[ref] // zero is now
+		if have, ok := l.due[ref]; !ok || at.Before(have) {
+			l.due[ref] = at
+		}
 	}
 }
 
@@ -229,12 +239,22 @@ func (l *Leader) plan(t *Turn, refs []placement.Ref, now time.Time) {
 			}
 		}
 		l.recheck(ref, plan.Recheck)
+		l.rest(ref, now)
 		if len(plan.Changes) > 0 {
 			t.pieces = append(t.pieces, Piece{ref, plan})
 		}
 	}
 	if evict && (l.options.Omit == nil || !l.options.Omit(EvictionRef)) {
 		l.evict(t, now)
+	}
+}
+
+// rest keeps an object that was planned at now from being planned again at once.
+func (l *Leader) rest(ref placement.Ref, now time.Time) {
+	if rest := min(time.Duration(l.view.Weight(ref))*RestPerPod, MaxRest); rest > 0 {
+		l.resting[ref] = now.Add(rest)
+	} else {
+		delete(l.resting, ref)
 	}
 }
 

@@ -19,7 +19,7 @@ func TestCheckersCatchDeliberateBugs(t *testing.T) {
 	}{
 		{bugClaimKept, checkerClaims, 1, func(*Config) {}},
 		{bugFenceLate, checkerIdentity, 2, threeCutInTurn},
-		{bugNoFencingTime, checkerIdentity, 8, threeCutInTurn},
+		{bugNoFencingTime, checkerIdentity, 13, threeCutInTurn},
 		{bugUnfenceTooEarly, checkerIdentity, 3, threeCutInTurn},
 		{bugEndpointsKept, checkerVIP, 1, func(c *Config) { c.Random, c.Faults = Swarm{}, []Fault{fault(20*time.Second, Crash, "n8")} }},
 		{bugNoEvictions, checkerConvergence, 1, func(c *Config) { c.Random, c.Faults = Swarm{}, []Fault{fault(20*time.Second, Crash, "n8")} }},
