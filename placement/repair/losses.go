@@ -30,6 +30,7 @@ type loss struct {
 	// Its pods leave no sooner than free, and everything of it is delayed. Under a brake nothing is given; what comes off then still goes
 	// node by node.
 	given bool
+	held  bool // by a brake
 	free  time.Time
 	delay time.Duration
 }
@@ -51,10 +52,15 @@ func (l *Losses) note(v *placement.View, zones map[string]*zone, held []Brake, o
 			}
 			switch {
 			case braked:
-				known.given = false
+				known.given, known.held = false, true
 			case !known.given:
+				// A brake comes off when enough nodes are back. The others are most likely on their way: they get the time of a lease.
+				free := now
+				if known.held {
+					free = now.Add(o.LeaseTimeout)
+				}
 				slot := later(now, l.next[name])
-				known.given, known.free, known.delay = true, now, slot.Sub(now)
+				known.given, known.held, known.free, known.delay = true, false, free, slot.Sub(now)
 				l.next[name] = slot.Add(o.NodeInterval)
 			}
 		}
