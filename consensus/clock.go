@@ -35,16 +35,12 @@ func (c *clock) observe(rev store.Revision) {
 	}
 }
 
-// fit says by how much this peer's clock is too far off the others' to stamp: a
-// revision in the future would hold every later one up there, and times written down
-// by a clock that is hours behind would be wrong.
+// fit says by how much this peer's clock is too far off the others' to stamp.
 func (c *clock) fit(ctx context.Context) error {
-	ahead, ok := c.offset(ctx)
-	switch {
-	case ok && ahead > MaxClockOffset:
-		return fmt.Errorf("it is %v ahead", ahead.Round(time.Millisecond))
-	case ok && ahead < -MaxClockLag:
-		return fmt.Errorf("it is %v behind", (-ahead).Round(time.Millisecond))
+	if ahead, ok := c.offset(ctx); ok {
+		if err := store.CheckOffset(ahead); err != nil {
+			return fmt.Errorf("it is %w", err)
+		}
 	}
 	return nil
 }

@@ -26,15 +26,11 @@ const (
 const MetaShard uint64 = 0
 
 // MaxClockLag is how far this peer's clock may be behind the other peers' before it
-// stops stamping revisions. It is larger than MaxClockOffset, because a late clock is
-// lifted over all revisions that are known and makes no lasting harm; but what it
-// writes down as times would be wrong.
-const MaxClockLag = time.Minute
-
-// MaxClockOffset is how far this peer's clock may be ahead of the other peers'
-// before it stops stamping revisions, and how far ahead of its own clock it
-// believes another's stamp.
-const MaxClockOffset = 2 * time.Second
+// stops stamping revisions, MaxClockOffset how far ahead. Each has its reason in store.
+const (
+	MaxClockLag    = store.MaxBehind
+	MaxClockOffset = store.MaxAhead
+)
 
 // FS is a file system that dragonboat can keep a store on: *vfs.MemFS or
 // *vfs.ErrorFS of lni/vfs.

@@ -7,30 +7,19 @@ import (
 	"time"
 
 	"shoal/consensus"
+	"shoal/peer/lease"
 )
-
-// moment is a point in time by both clocks of this process: the wall's, which may jump, and the one since its start, which does not.
-type moment struct {
-	wall time.Time // without monotonic reading
-	up   time.Duration
-}
 
 var processStart = time.Now()
 
-func thisMoment() moment { return moment{wall: time.Now().Round(0), up: time.Since(processStart)} }
-
-// jumped is how far the wall clock was set forward (or, negative, back) between two moments.
-func (m moment) jumped(since moment) time.Duration {
-	return m.wall.Sub(since.wall) - (m.up - since.up)
+func thisMoment() lease.Moment {
+	return lease.Moment{Wall: time.Now().Round(0), Up: time.Since(processStart)}
 }
 
-// clock is how far this peer's clock is ahead of the peers' median, as the lease's exchange shows it, to within a round trip. Between two
-// exchanges it follows jumps of this peer's own clock, so that not one stamp is made by a clock that was just set wrong.
+// clock is lease.Clock behind a lock.
 type clock struct {
 	lock  sync.Mutex
-	by    time.Duration
-	at    moment
-	known bool
+	clock lease.Clock
 	off   bool // was reported as too far off
 	// wentOff tells whoever hands leaderships over.
 	wentOff chan struct{}
@@ -38,22 +27,19 @@ type clock struct {
 
 func newClock() *clock { return &clock{wentOff: make(chan struct{}, 1)} }
 
-func (c *clock) note(by time.Duration, at moment) {
+func (c *clock) note(by time.Duration, at lease.Moment) {
 	c.lock.Lock()
 	defer c.lock.Unlock()
-	c.by, c.at, c.known = by, at, true
+	c.clock.Note(by, at)
 }
 
 // ahead is consensus.Config.Offset.
 func (c *clock) ahead() (time.Duration, bool) { return c.aheadAt(thisMoment()) }
 
-func (c *clock) aheadAt(now moment) (time.Duration, bool) {
+func (c *clock) aheadAt(now lease.Moment) (time.Duration, bool) {
 	c.lock.Lock()
 	defer c.lock.Unlock()
-	if !c.known {
-		return 0, false
-	}
-	return c.by + now.jumped(c.at), true
+	return c.clock.Ahead(now)
 }
 
 // problem is one sentence on a clock that keeps this peer from writing, "" if it does not.

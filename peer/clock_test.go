@@ -4,18 +4,22 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"shoal/peer/lease"
 )
 
 func TestJumpsOfTheClockCountAtOnce(t *testing.T) {
 	begin := thisMoment()
-	later := func(wall, up time.Duration) moment { return moment{wall: begin.wall.Add(wall), up: begin.up + up} }
+	later := func(wall, up time.Duration) lease.Moment {
+		return lease.Moment{Wall: begin.Wall.Add(wall), Up: begin.Up + up}
+	}
 	c := newClock()
 	if _, known := c.aheadAt(begin); known {
 		t.Error("nothing was noted, yet the offset is known")
 	}
 	c.note(100*time.Millisecond, begin)
 	for name, check := range map[string]struct {
-		now  moment
+		now  lease.Moment
 		want time.Duration
 	}{
 		"nothing happens":    {later(time.Second, time.Second), 100 * time.Millisecond},
@@ -36,11 +40,11 @@ func TestTheTableFollowsItsOwnClocksJumps(t *testing.T) {
 		table.renew(node, now, 0)
 	}
 	at := thisMoment()
-	jumped := moment{wall: at.wall.Add(3 * time.Hour), up: at.up}
+	jumped := lease.Moment{Wall: at.Wall.Add(3 * time.Hour), Up: at.Up}
 	if got := table.aheadAt(jumped).Round(time.Second); got != 3*time.Hour {
 		t.Errorf("after a jump of three hours this peer is %v ahead", got)
 	}
-	if got := table.aheadAt(moment{wall: at.wall.Add(time.Hour), up: at.up + time.Hour}); got != 0 {
+	if got := table.aheadAt(lease.Moment{Wall: at.Wall.Add(time.Hour), Up: at.Up + time.Hour}); got != 0 {
 		t.Errorf("clocks that were heard of an hour ago count: %v", got)
 	}
 }
@@ -57,7 +61,7 @@ func TestTheTableSaysWhoseClockIsOff(t *testing.T) {
 	if off := table.off(at); len(off) != 2 || !strings.Contains(off["fast"], "3h0m0s ahead") || !strings.Contains(off["slow"], "3h0m0s behind") {
 		t.Errorf("off are %v", off)
 	}
-	at.wall = at.wall.Add(time.Hour) // whose own clock jumps sees the others where they were
+	at.Wall = at.Wall.Add(time.Hour) // whose own clock jumps sees the others where they were
 	if off := table.off(at); off["b"] != "" || !strings.Contains(off["fast"], "3h0m0s ahead") {
 		t.Errorf("after a jump off are %v", off)
 	}

@@ -149,29 +149,17 @@ func (l *leader) apply(ctx context.Context, work []turn.Piece) []outcome {
 	outcomes := make([]outcome, len(work))
 	var group errgroup.Group
 	group.SetLimit(parallelPlans)
-	for next := 0; next < len(work); {
-		first, end := next, batchEnd(work, next)
+	first := 0
+	for _, batch := range turn.Batches(work) {
+		of := outcomes[first : first+len(batch)]
+		first += len(batch)
 		group.Go(func() error {
-			l.applyBatch(ctx, work[first:end], outcomes[first:end])
+			l.applyBatch(ctx, batch, of)
 			return nil
 		})
-		next = end
 	}
 	_ = group.Wait() // the outcomes tell
 	return outcomes
-}
-
-// batchSize bounds the plans about single pods that are one transaction. Each alone would cost an entry of the log and its turn in the
-// queue for the disk; all of them in one would make the others wait, and be taken anew for one pod that has changed.
-const batchSize = 64
-
-// batchEnd is where the transaction that begins with plan first ends. Only plans about waiting pods share one.
-func batchEnd(work []turn.Piece, first int) int {
-	end := first + 1
-	for end < len(work) && end-first < batchSize && work[first].Ref.Kind == placement.KindPod && work[end].Ref.Kind == placement.KindPod {
-		end++
-	}
-	return end
 }
 
 // applyBatch commits plans as one transaction; if anything speaks against one of them, each by itself.

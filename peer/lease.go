@@ -15,15 +15,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"shoal/consensus"
+	"shoal/peer/lease"
 	"shoal/runtime/containerd/fence"
 )
 
 // Lease timing. A node is lost when the meta leader has not heard of it for repair.Options.LeaseTimeout; a peer that has not been heard
-// for fenceAfter stops, before repair.Options.Fencing has passed, what must never run twice (D8).
+// for fence.After stops, before repair.Options.Fencing has passed, what must never run twice (D8).
 const (
-	renewInterval = 500 * time.Millisecond
-	renewTimeout  = 700 * time.Millisecond
-	fenceAfter    = fence.After
+	renewInterval = lease.RenewInterval
+	renewTimeout  = lease.RenewTimeout
 	fenceGrace    = fence.Grace
 )
 
@@ -50,7 +50,7 @@ type renewer struct {
 	node  string
 	local *renewals
 	clock *clock
-	// fence is called once when the lease could not be renewed for fenceAfter, unfence once it could again; its error leaves the fence up.
+	// fence is called once when the lease could not be renewed for fence.After, unfence once it could again; its error leaves the fence up.
 	fence   func(ctx context.Context)
 	unfence func(ctx context.Context) error
 	// heartbeat is called after each renewal, with the moment of its request: a watchdog stands in for this process when it dies.
@@ -84,13 +84,12 @@ func (r *renewer) Run(ctx context.Context) error {
 			}
 		}
 		r.clock.report(r.log)
-		late := time.Since(r.renewed()) > fenceAfter
-		switch {
-		case late && !fenced:
+		switch lease.Next(time.Since(r.renewed()), fenced) {
+		case lease.Fence:
 			r.log.Warn("this peer is cut off: pods that must not run twice are stopped", "since", r.renewed())
 			fenced = true
 			r.fence(ctx)
-		case !late && fenced:
+		case lease.Unfence:
 			if err := r.unfence(ctx); err != nil {
 				r.log.Info("connected again, but what became of this node's pods is not known yet", "error", err)
 				break // tried again with the next renewal
@@ -130,11 +129,10 @@ func (r *renewer) renew(ctx context.Context) error {
 	}
 	var answer leaseAnswer
 	begun := thisMoment()
-	if err := r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node, Now: begun.wall}, &answer); err != nil {
+	if err := r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node, Now: begun.Wall}, &answer); err != nil {
 		return err
 	}
-	middle := begun.wall.Add((thisMoment().up - begun.up) / 2)
-	r.clock.note(middle.Sub(answer.Renewed)+answer.Ahead, begun)
+	r.clock.note(lease.Exchange(begun, thisMoment(), answer.Renewed, answer.Ahead), begun)
 	return nil
 }
 
@@ -160,8 +158,8 @@ func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) 
 			return leaseAnswer{}, errors.New("a peer renews only its own node's lease")
 		}
 		now := thisMoment()
-		table.renew(in.Node, time.Now(), in.Now.Sub(now.wall))
-		return leaseAnswer{Renewed: now.wall, Ahead: table.aheadAt(now)}, nil
+		table.renew(in.Node, time.Now(), in.Now.Sub(now.Wall))
+		return leaseAnswer{Renewed: now.Wall, Ahead: table.aheadAt(now)}, nil
 	})
 }
 

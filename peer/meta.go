@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,86 +13,50 @@ import (
 
 	"shoal/consensus"
 	"shoal/consensus/store"
+	"shoal/peer/lease"
 	"shoal/placement"
 	"shoal/placement/repair"
 )
 
-// renewals is when each node last renewed its lease with this peer, by this peer's clock, and how far the node's clock was ahead then.
-// Liveness lives here and in no log (D7).
+// renewals is lease.Table behind a lock: handlers tell it, and the loop that judges reads it.
 type renewals struct {
-	lock    sync.Mutex
-	at      map[string]time.Time
-	offsets map[string]reading
+	lock  sync.Mutex
+	table lease.Table
 }
-
-// reading is how far a node's clock was ahead of this peer's, and when that was read.
-type reading struct {
-	ahead time.Duration
-	at    moment
-}
-
-// readingAge is how long a node's clock counts without being heard of.
-const readingAge = 10 * time.Second
 
 func (r *renewals) renew(node string, now time.Time, offset time.Duration) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	if r.at == nil {
-		r.at, r.offsets = map[string]time.Time{}, map[string]reading{}
-	}
-	r.at[node], r.offsets[node] = now, reading{offset, thisMoment()}
+	r.table.Renew(node, now, offset, thisMoment())
 }
 
 // ahead is how far this peer's clock is ahead of the median of all clocks that the table has heard of.
 func (r *renewals) ahead() time.Duration { return r.aheadAt(thisMoment()) }
 
-// aheadAt takes into account that this peer's own clock may have jumped since the others were heard of. Of an even number the earlier
-// one of the middle is taken: two peers cannot tell which of them is wrong, and a clock that is behind does no lasting harm.
-func (r *renewals) aheadAt(now moment) time.Duration {
+func (r *renewals) aheadAt(now lease.Moment) time.Duration {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	return r.lead(now)
+	return r.table.Ahead(now)
 }
 
 // off lists the nodes whose clocks keep their peers from writing, and says how far they are off the median.
-func (r *renewals) off(now moment) map[string]string {
+func (r *renewals) off(now lease.Moment) map[string]string {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	lead, off := r.lead(now), map[string]string{}
-	for node, read := range r.offsets {
-		if words := offBy(read.ahead - now.jumped(read.at) + lead); words != "" {
+	off := map[string]string{}
+	for node, ahead := range r.table.Offsets(now) {
+		if words := offBy(ahead); words != "" {
 			off[node] = words
 		}
 	}
 	return off
 }
 
-func (r *renewals) lead(now moment) time.Duration {
-	offsets := []time.Duration{}
-	for node, read := range r.offsets {
-		switch {
-		case now.up-read.at.up > readingAge:
-			delete(r.offsets, node)
-		default:
-			offsets = append(offsets, read.ahead-now.jumped(read.at))
-		}
-	}
-	if len(offsets) == 0 {
-		return 0
-	}
-	slices.Sort(offsets)
-	return -offsets[(len(offsets)-1)/2]
-}
-
 // snapshot copies the table.
 func (r *renewals) snapshot() map[string]time.Time {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	at := make(map[string]time.Time, len(r.at))
-	for node, t := range r.at {
-		at[node] = t
-	}
-	return at
+	return r.table.Times()
 }
 
 // meta does what only the leader of the meta shard does: it judges which nodes are alive, says which peers hold which replicas, and
@@ -122,9 +85,6 @@ type meta struct {
 	advertised string
 }
 
-// judgeInterval is how often leases are looked at. It bounds how late a loss is noticed.
-const judgeInterval = 200 * time.Millisecond
-
 // Run leads until ctx ends.
 func (m *meta) Run(ctx context.Context) error {
 	m.queue, m.view, m.since = newQueue(), placement.NewView(), time.Now()
@@ -137,7 +97,7 @@ func (m *meta) Run(ctx context.Context) error {
 }
 
 func (m *meta) loop(ctx context.Context) error {
-	ticker := time.NewTicker(judgeInterval)
+	ticker := time.NewTicker(lease.JudgeInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -232,28 +192,15 @@ func (m *meta) tellBrakes() {
 	m.held = held
 }
 
-// takeoverGrace is what nodes are given, on top of the lease, to find a new meta leader. Too little would take all of them for lost at
-// once, which stops evictions; a node that is really lost is not waited for, because gossip says so.
-const takeoverGrace = 3 * time.Second
-
-// leases is the table of renewals, completed for nodes that have not renewed with this leader yet: they are given time from when it took
-// over, unless gossip has given up on them already. Nodes that restart count as renewed just now.
+// leases is the table of renewals, completed for nodes that have not renewed with this leader yet.
 func (m *meta) leases(now time.Time, patience map[string]bool) map[string]time.Time {
-	at := m.renewals.snapshot()
-	failed := m.failed()
+	times := m.renewals.snapshot()
+	var names []string
 	for _, node := range m.view.Nodes() {
-		renewed, heard := at[node.Name]
-		switch {
-		case patience[node.Name]:
-			at[node.Name] = now
-		case heard && renewed.After(m.since):
-		case failed[node.Name] && now.Sub(m.since) > judgeInterval:
-			at[node.Name] = now.Add(-m.repair.LeaseTimeout - judgeInterval)
-		case !heard || renewed.Before(m.since):
-			at[node.Name] = m.since.Add(takeoverGrace)
-		}
+		names = append(names, node.Name)
 	}
-	return at
+	lease.Takeover{Since: m.since, Patience: patience, Failed: m.failed(), LeaseTimeout: m.repair.LeaseTimeout}.Complete(times, names, now)
+	return times
 }
 
 // publish keeps the endpoints of the kubernetes Service: every peer whose node is ready.

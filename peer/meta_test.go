@@ -9,6 +9,7 @@ import (
 
 	"shoal/consensus"
 	"shoal/consensus/shardmap"
+	"shoal/peer/lease"
 	"shoal/placement"
 	"shoal/placement/repair"
 )
@@ -32,7 +33,7 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 		t.Errorf("a renewed lease is %s old", age("heard"))
 	}
 	for _, name := range []string{"silent", "early"} {
-		if age(name) != time.Second-takeoverGrace {
+		if age(name) != time.Second-lease.TakeoverGrace {
 			t.Errorf("%s counts as heard %s ago, want the grace since this leader took over", name, age(name))
 		}
 	}
