@@ -10,4 +10,13 @@ const (
 	bugNoEvictions     = "pods on lost nodes are never evicted"
 	bugEverythingFits  = "the node grants every claim, and schedulers see no foreign pods"
 	bugUnfenceTooEarly = "a fenced node starts its pods again before it knows what is still its own"
+	bugFenceSecondLate = "fencing comes one second late"
+	bugCommitAlone     = "a leader acknowledges writes that only it has"
+	bugTwoVotes        = "a voter votes twice in one term, and for those who lack entries"
+	bugStaleRead       = "a read is served as fresh without asking whether the leader still leads"
+	bugHastyRepair     = "a replica is removed before its replacement has caught up"
+	bugReplicaDrifts   = "one replica applies entries differently"
+	bugOldRevision     = "a read shows an older state than the revision that it was asked for"
+	bugEventSkipped    = "events are skipped when a watch moves to another copy"
+	bugAnyClock        = "a peer whose clock is far off stamps revisions"
 )

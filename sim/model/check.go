@@ -16,6 +16,8 @@ const (
 	checkerConvergence = "convergence" // after the last fault: as desired, within the bound
 	checkerVIP         = "vip"         // no rule leads to a pod that is gone for longer than the bound
 	checkerClaims      = "claims"      // no node holds room for a pod that is not its own
+	checkerReplicas    = "replicas"    // replicas of a shard are the same at the same index, and there are enough of them
+	checkerRevisions   = "revisions"   // no client sees a revision go back
 	checkerBrake       = "brake"       // nobody is evicted while most of a zone looks lost
 )
 
@@ -39,6 +41,8 @@ type checks struct {
 	vip         vipCheck
 	claims      claimsCheck
 	brake       brakeCheck
+	replicas    replicasCheck
+	clients     clientsCheck
 }
 
 func newChecks(m *Model) checks {
@@ -142,5 +146,7 @@ func (m *Model) check() {
 
 func (m *Model) finish() {
 	m.checks.convergence.finish(m)
+	m.checks.replicas.finish(m)
+	m.checks.clients.finish(m)
 	m.note("done: %d steps, %d evictions, %d elections, %d violations", m.outcome.Steps, m.outcome.Evictions, m.outcome.Elections, len(m.outcome.Violations))
 }

@@ -40,7 +40,7 @@ func (c *claimsCheck) look(m *Model) {
 	before := c.since
 	c.since = map[heldFor]time.Duration{}
 	for _, n := range slices.SortedFunc(maps.Keys(c.suspects), byIndex) {
-		if !n.up || n.frozen || n.side != 0 || n.stale {
+		if !n.connected() || n.stale {
 			delete(c.suspects, n) // it changes when it is back
 			continue
 		}

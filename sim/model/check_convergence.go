@@ -32,10 +32,12 @@ func newConvergenceCheck(m *Model) convergenceCheck {
 }
 
 func (c *convergenceCheck) look(m *Model) {
-	if m.now < m.lastHeal {
+	if m.now < m.lastHeal || m.busy > 0 {
 		return
 	}
-	c.why = c.difference(m)
+	if c.why = c.difference(m); c.why == "" {
+		c.why = m.stuckShard()
+	}
 	switch {
 	case c.why != "":
 		if c.since >= 0 {
@@ -113,4 +115,40 @@ func (m *Model) wrongRules(namespace string, ready map[types.UID]bool) string {
 		return fmt.Sprintf("the rules of %s lead to %d pods, %d are ready, and they are not the same", namespace, len(led), len(ready))
 	}
 	return ""
+}
+
+// movingBound is what one replica may take to move.
+const movingBound = 10 * time.Second
+
+// stuckShard says which shard is not as it should be, or nothing: it has a leader, exactly the assigned members, none of them lags, and
+// nobody keeps a copy that its group has removed.
+func (m *Model) stuckShard() string {
+	for _, s := range m.shards {
+		if s.leads == nil {
+			return fmt.Sprintf("shard %d has no leader", s.number)
+		}
+		moving := m.now-s.reassigned < movingBound
+		if !moving && !settled(s.assignment, s.leads.members) {
+			return fmt.Sprintf("shard %d is not held by those to whom it is assigned", s.number)
+		}
+		for _, r := range s.replicas {
+			switch {
+			case r.gone || moving || !r.node.active():
+			case !isMember(s.leads.members, r.id):
+				return fmt.Sprintf("%s keeps a copy of shard %d that was removed", r.node.name, s.number)
+			case r.applied < s.index && s.lagging(r):
+				return fmt.Sprintf("the copy of shard %d on %s has %d of %d entries", s.number, r.node.name, r.applied, s.index)
+			}
+		}
+	}
+	return ""
+}
+
+// lagging tells whether a copy is behind by more than what is under way: it has not moved since it was looked at some seconds ago.
+func (s *shard) lagging(r *replica) bool {
+	if r.seen != r.applied {
+		r.seen, r.looks = r.applied, 0
+	}
+	r.looks++
+	return r.looks > 6
 }

@@ -100,7 +100,7 @@ func (m *Model) deadEnds(namespace string) []deadEnd {
 // answers tells whether a pod's processes run where packets reach them.
 func (m *Model) answers(name string, uid types.UID) bool {
 	n := m.byName[name]
-	if n == nil || !n.up || n.side != 0 {
+	if n == nil || !n.up || n.model.network.isolated(n) {
 		return false
 	}
 	c := n.pods[uid]

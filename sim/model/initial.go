@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
+	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
 	"shoal/placement"
 )
@@ -22,34 +23,58 @@ var plenty = corev1.ResourceList{
 	corev1.ResourceCPU: resource.MustParse("1000000"), corev1.ResourceMemory: resource.MustParse("1Ei"), corev1.ResourcePods: resource.MustParse("1000000"),
 }
 
-// pastKept is little: nobody here reads the past, and hundreds of shards would each keep 32 MiB of it.
-var pastKept = store.Limits{Bytes: 64 << 10}
-
-// voters is how many voters a shard has once there are enough nodes (D2).
-const voters = 3
-
 // found makes the cluster: nodes that are up and known, shards with leaders, and the workloads as their users wrote them.
 func (m *Model) found() {
 	for i := range 1 + m.cfg.Shards {
-		m.shards = append(m.shards, &shard{number: uint64(i), state: store.New(uint64(i), pastKept), objects: map[string]placement.Object{}})
+		m.shards = append(m.shards, &shard{
+			model: m, number: uint64(i), objects: map[string]placement.Object{}, intents: map[store.RequestID][]placement.Change{},
+		})
 	}
 	for range m.cfg.Nodes {
 		m.addNode()
 	}
-	// Voters stand next to each other in the list of nodes, so in different zones where there are as many.
 	for i, s := range m.shards {
-		for k := range min(voters, len(m.nodes)) {
-			s.voters = append(s.voters, m.nodes[(i*voters+k)%len(m.nodes)])
-		}
+		m.foundShard(s, i)
 	}
 	for _, n := range m.nodes {
 		n.boot()
 	}
 	for _, s := range m.shards {
-		m.lead(s, s.voters[0])
+		first := s.replicas[0]
+		first.role, first.progress = leading, map[uint64]*progress{}
+		first.propose(&entry{}, func(store.Result, error) {})
 	}
+	m.after(500*time.Millisecond, "assign", m.writeAssignments)
 	for _, w := range m.cfg.Workloads {
 		m.deploy(w)
+	}
+}
+
+// foundShard makes the replicas of a shard, as placement/shards would have placed them.
+func (m *Model) foundShard(s *shard, index int) {
+	count := min(m.wantedVoters(), len(m.nodes))
+	if len(m.nodes) < 3 {
+		count = 1
+	}
+	members := shardmap.Members{Voters: map[uint64]string{}}
+	s.assignment = shardmap.Assignment{Shard: s.number, Next: uint64(count + 1)}
+	// Voters stand next to each other in the list of nodes, so in different zones where there are as many.
+	for k := range count {
+		n, id := m.nodes[(index*count+k)%len(m.nodes)], uint64(k+1)
+		members.Voters[id] = n.name
+		s.assignment.Replicas = append(s.assignment.Replicas, shardmap.Replica{Peer: n.name, ID: id, Voter: true, Disk: n.disk.identity})
+		m.newReplica(s, n, id).term = 1
+	}
+	for _, r := range s.replicas {
+		r.members = cloneMembers(members)
+	}
+	s.voters, s.voterIDs = count, sortedKeys(members.Voters)
+}
+
+// writeAssignments puts into the meta shard who holds what, from where it is read ever after.
+func (m *Model) writeAssignments() {
+	for _, s := range m.shards {
+		m.writeAssignment(s)
 	}
 }
 
@@ -57,6 +82,7 @@ func (m *Model) addNode() *node {
 	index := len(m.nodes)
 	n := &node{
 		model: m, name: fmt.Sprintf("n%d", index+1), index: index, zone: string(rune('a' + index%m.cfg.Zones)), pods: map[types.UID]*container{},
+		disk: diskState{identity: fmt.Sprintf("disk%d", index+1)},
 	}
 	m.nodes = append(m.nodes, n)
 	m.byName[n.name] = n
@@ -95,10 +121,17 @@ func (m *Model) deploy(w Workload) {
 	}}
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.Name}}
 	m.after(time.Second, "deploy", func() {
-		_ = m.commit(m.shards[0].leader, m.shards[0], []placement.Change{{Verb: placement.Create, Object: namespace}})
-		if s.leader == nil || m.commit(s.leader, s, []placement.Change{{Verb: placement.Create, Object: service}, {Verb: placement.Create, Object: set}}) != nil {
+		meta := m.shards[0].leader
+		if s.leader == nil || meta == nil {
 			m.deploy(w) // a fault came first: the user tries again
+			return
 		}
+		m.propose(meta, m.shards[0], []placement.Change{{Verb: placement.Create, Object: namespace}}, func(error) {})
+		m.propose(s.leader, s, []placement.Change{{Verb: placement.Create, Object: service}, {Verb: placement.Create, Object: set}}, func(err error) {
+			if _, there := s.objects[keyOf(set)]; !there {
+				m.deploy(w)
+			}
+		})
 	})
 }
 

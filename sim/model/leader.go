@@ -20,6 +20,8 @@ type leader struct {
 	model *Model
 	shard *shard
 	node  *node
+	on    *replica
+	feed  stream // of the meta shard
 	state *turn.Leader
 	stale bool // something of the meta shard was missed
 	busy  bool // a turn is under way
@@ -33,8 +35,8 @@ const claimTimeout = 2 * time.Second
 // thinking is what planning takes; it keeps two turns apart.
 const thinking = time.Millisecond
 
-func newLeader(m *Model, s *shard, n *node) *leader {
-	l := &leader{model: m, shard: s, node: n}
+func newLeader(m *Model, r *replica) *leader {
+	l := &leader{model: m, shard: r.shard, node: r.node, on: r}
 	l.read()
 	return l
 }
@@ -60,7 +62,21 @@ func (l *leader) omit(ref placement.Ref) bool {
 	return false
 }
 
-func (l *leader) leads() bool { return l.shard.turns == l }
+// leads tells whether this is still the leader, as far as it knows.
+func (l *leader) leads() bool { return l.on.turns == l && l.on.leads }
+
+// miss notes that something of the meta shard was not heard. The connection is made anew after a while, and everything is read again.
+func (l *leader) miss() {
+	if l.stale {
+		return
+	}
+	l.stale = true
+	l.node.do(l.model.between(100*time.Millisecond, slowestFeed), "feed anew", func() {
+		if l.leads() {
+			l.wake()
+		}
+	})
+}
 
 func (l *leader) learn(before, now placement.Object, gone bool) {
 	if gone {
@@ -87,7 +103,7 @@ func (l *leader) wake() {
 
 // wakeAt asks for a turn at a time, unless an earlier one is asked for already.
 func (l *leader) wakeAt(at time.Time) {
-	now := l.model.time()
+	now := l.node.wall()
 	if at.IsZero() || l.timer.After(now) && !at.Before(l.timer) {
 		return
 	}
@@ -101,10 +117,10 @@ func (l *leader) wakeAt(at time.Time) {
 
 // turn takes every decision that is due, once.
 func (l *leader) turn() {
-	if l.stale && l.model.shards[0].leader != nil && l.model.reaches(l.model.shards[0].leader, l.node) {
+	if l.stale && l.model.shards[0].leaderFor(l.node) != nil {
 		l.read()
 	}
-	t := l.state.Begin(l.model.time())
+	t := l.state.Begin(l.node.wall())
 	for _, brake := range t.Brakes {
 		if !l.model.outcome.Braked[brake.Zone] {
 			l.model.note("evictions are held back: %s", brake.Reason)
@@ -116,7 +132,7 @@ func (l *leader) turn() {
 	open := 2
 	done := func() {
 		if open--; open == 0 {
-			l.commit(l.state.Finish(t, l.model.time()), l.rest)
+			l.commit(l.state.Finish(t, l.node.wall()), l.rest)
 		}
 	}
 	l.commit(t.Urgent(), done)
@@ -151,7 +167,7 @@ func (l *leader) claim(t *turn.Turn, then func()) {
 func (l *leader) takeAnswers(t *turn.Turn, name string, claims []pods.Claim, answers []pods.Answer, usage placement.NodeUsage, err error) {
 	if err != nil {
 		l.model.note("shard %d: %s does not answer %d claims", l.shard.number, name, len(claims))
-		l.state.Silent(t, name, l.model.time())
+		l.state.Silent(t, name, l.node.wall())
 		return
 	}
 	var refused []types.UID
@@ -165,26 +181,53 @@ func (l *leader) takeAnswers(t *turn.Turn, name string, claims []pods.Claim, ans
 	if l.model.cfg.bug == bugEverythingFits {
 		usage = placement.NodeUsage{Node: name}
 	}
-	l.state.Answered(t, usage, refused, l.model.time())
+	l.state.Answered(t, usage, refused, l.node.wall())
 }
 
-// commit commits every plan as a transaction of its own.
+// commit commits every plan, several small ones together. then is done when all have an answer.
 func (l *leader) commit(work []turn.Piece, then func()) {
 	if len(work) == 0 {
 		then()
 		return
 	}
-	l.node.do(l.model.commitDelay(), "commit", func() {
-		if !l.leads() {
-			return
-		}
-		for _, piece := range work {
-			if err := l.model.commit(l.node, l.shard, piece.Plan.Changes); err != nil {
-				l.model.note("shard %d: %s %s is overtaken: %s", l.shard.number, piece.Ref.Kind, piece.Ref.NamespacedName, err)
-				l.state.Failed(piece, "", l.model.time())
-				continue
+	batches := turn.Batches(work)
+	open := len(batches)
+	for _, batch := range batches {
+		l.commitBatch(batch, func() {
+			if open--; open == 0 {
+				then()
 			}
-			l.state.Committed(piece)
+		})
+	}
+}
+
+// commitBatch commits plans as one transaction; if anything speaks against one of them, each by itself.
+func (l *leader) commitBatch(batch []turn.Piece, then func()) {
+	var changes []placement.Change
+	for _, piece := range batch {
+		changes = append(changes, piece.Plan.Changes...)
+	}
+	l.model.propose(l.node, l.shard, changes, func(err error) {
+		switch {
+		case !l.leads():
+			return
+		case err == nil:
+			for _, piece := range batch {
+				l.state.Committed(piece)
+			}
+		case len(batch) > 1:
+			open := len(batch)
+			for i := range batch {
+				l.commitBatch(batch[i:i+1], func() {
+					if open--; open == 0 {
+						then()
+					}
+				})
+			}
+			return
+		default:
+			l.model.note("shard %d: %s %s is overtaken: %s", l.shard.number, batch[0].Ref.Kind, batch[0].Ref.NamespacedName, err)
+			l.state.Failed(batch[0], "", l.node.wall())
 		}
 		then()
 	})
@@ -197,7 +240,7 @@ func (l *leader) rest() {
 		l.wake()
 	}
 	next := l.state.Next()
-	if again := l.model.time().Add(turn.RetryPlan); l.stale && (next.IsZero() || again.Before(next)) {
+	if again := l.node.wall().Add(turn.RetryPlan); l.stale && (next.IsZero() || again.Before(next)) {
 		next = again
 	}
 	l.wakeAt(next)

@@ -7,72 +7,108 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"shoal/peer/lease"
 	"shoal/placement"
 	"shoal/placement/repair"
 )
 
-// meta judges nodes by their leases, as peer/meta.go does. Gossip's hint and announced restarts are left out.
+// meta is what only the leader of the meta shard does, as in peer/meta.go: it judges nodes by their leases, and keeps the shards. Gossip's
+// hint is left out.
 type meta struct {
 	model   *Model
+	replica *replica
 	node    *node
 	view    *placement.View
 	since   time.Time
-	renewed map[string]time.Time
+	table   lease.Table
+	keeper  keeper
+	judging bool
 }
 
-// judgeInterval is peer's: how often leases are looked at.
-const judgeInterval = 200 * time.Millisecond
-
-// takeoverGrace is peer's: what nodes are given, on top of the lease, to find a new meta leader.
-const takeoverGrace = 3 * time.Second
-
-func newMeta(m *Model, n *node) *meta {
-	meta := &meta{model: m, node: n, view: placement.NewView(), since: m.time(), renewed: map[string]time.Time{}}
+func newMeta(m *Model, r *replica) *meta {
+	t := &meta{model: m, replica: r, node: r.node, view: placement.NewView(), since: r.node.monotonic()}
+	t.keeper = keeper{meta: t, down: map[string]time.Time{}}
 	objects := m.shards[0].objects
 	for _, key := range slices.Sorted(maps.Keys(objects)) {
-		meta.learn(objects[key], objects[key], false)
+		t.learn(objects[key], objects[key], false)
 	}
-	n.do(judgeInterval, "judge", meta.judge)
-	return meta
+	t.node.do(lease.JudgeInterval, "judge", t.judge)
+	t.node.do(keepInterval, "keep shards", t.keeper.keep)
+	t.node.do(balanceInterval, "balance", t.keeper.balance)
+	return t
 }
 
 func (t *meta) learn(before, now placement.Object, gone bool) {
 	if gone {
-		t.view.Delete(before)
+		if _, ok := before.(*corev1.Node); ok {
+			t.view.Delete(before)
+		}
 	} else if _, ok := now.(*corev1.Node); ok {
 		t.view.Upsert(now)
 	}
 }
 
-// leads tells whether this is still the leader; another may have been elected meanwhile.
-func (t *meta) leads() bool { return t.model.shards[0].meta == t }
+// leads tells whether this is still the leader, as far as it knows.
+func (t *meta) leads() bool { return t.replica.meta == t && t.replica.leads }
+
+// heard is when a node was last heard of.
+func (t *meta) heard(n *node) time.Time {
+	if at, ok := t.table.Renewed(n.name); ok && at.After(t.since) {
+		return at
+	}
+	return t.since
+}
 
 func (t *meta) judge() {
 	if !t.leads() {
 		return
 	}
-	m := t.model
-	t.node.do(judgeInterval, "judge", t.judge)
-	plan := repair.PlanNodes(t.view, t.leases(), m.repair, m.time())
-	for _, change := range plan.Changes {
-		node := change.Object.(*corev1.Node)
-		if err := m.commit(t.node, m.shards[0], []placement.Change{change}); err != nil {
-			m.note("judging %s failed: %s", node.Name, err)
-			continue
-		}
-		if change.Verb == placement.UpdateStatus {
-			m.note("%s is judged Ready=%s", node.Name, placement.NodeCondition(node, corev1.NodeReady).Status)
-		}
+	t.node.do(lease.JudgeInterval, "judge", t.judge)
+	if t.judging {
+		return
 	}
+	plan := repair.PlanNodes(t.view, t.leases(), t.model.repair, t.node.wall())
+	t.judging = len(plan.Changes) > 0
+	t.write(plan.Changes)
 }
 
-// leases is the table of renewals, completed for nodes that have not renewed with this leader yet.
+// write writes judgements one after the other.
+func (t *meta) write(changes []placement.Change) {
+	m := t.model
+	if len(changes) == 0 {
+		t.judging = false
+		return
+	}
+	change := changes[0]
+	m.propose(t.node, m.shards[0], []placement.Change{change}, func(err error) {
+		node := change.Object.(*corev1.Node)
+		switch {
+		case err != nil:
+			m.note("judging %s failed: %s", node.Name, err)
+		case change.Verb == placement.UpdateStatus:
+			m.note("%s is judged Ready=%s", node.Name, placement.NodeCondition(node, corev1.NodeReady).Status)
+		}
+		t.write(changes[1:])
+	})
+}
+
+// leases is the table of renewals, completed for nodes that have not renewed with this leader yet. Its times are this machine's, whose wall
+// clock may have jumped since, so ages are what counts, as with the monotonic readings of production.
 func (t *meta) leases() map[string]time.Time {
-	at := maps.Clone(t.renewed)
+	now := t.node.monotonic()
+	times := t.table.Times()
+	var names []string
+	patience := map[string]bool{}
 	for _, n := range t.view.Nodes() {
-		if renewed, heard := at[n.Name]; !heard || renewed.Before(t.since) {
-			at[n.Name] = t.since.Add(takeoverGrace)
+		names = append(names, n.Name)
+		if known := t.model.byName[n.Name]; known != nil && known.patience > t.model.now {
+			patience[n.Name] = true
 		}
 	}
-	return at
+	lease.Takeover{Since: t.since, Patience: patience, LeaseTimeout: t.model.repair.LeaseTimeout}.Complete(times, names, now)
+	wall := t.node.wall()
+	for name, at := range times {
+		times[name] = wall.Add(-now.Sub(at))
+	}
+	return times
 }

@@ -38,10 +38,16 @@ type Config struct {
 	// Allocatable of each node; ResourcePods included.
 	Allocatable corev1.ResourceList
 	Shards      int // data shards; 0 is 1. The meta shard comes on top.
-	Workloads   []Workload
-	Faults      []Fault
+	// Voters of each shard; 0 is 3.
+	Voters int
+	// ReplaceAfter is how long a peer is dead before its replicas are replaced; 0 is a minute.
+	ReplaceAfter time.Duration
+	Workloads    []Workload
+	Faults       []Fault
 	// Random adds faults drawn from the seed.
 	Random Swarm
+	// NoClients leaves out the few clients that read, write and watch, and with them the checkers of what they are told.
+	NoClients bool
 	// Length of the run, in virtual time.
 	Length time.Duration
 	// ReadyWithin bounds the time from the end of the last fault until everything is as desired; 0 demands nothing.
@@ -108,7 +114,9 @@ type Model struct {
 	followers []*changes
 	outcome   Outcome
 	lastHeal  time.Duration // when the last fault is over
-	sides     int           // partitions made so far
+	network   network
+	load      int // overloads that have ended
+	busy      int // faults under way that end by themselves, when they are done
 	tally     tally
 }
 
@@ -215,6 +223,7 @@ func newModel(cfg Config) (*Model, error) {
 		return nil, err
 	}
 	m.after(checkEvery, "check", m.check)
+	m.checks.clients.begin(m)
 	return m, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"shoal/peer/lease"
 	"shoal/placement"
 	"shoal/runtime/containerd/fence"
 	"shoal/runtime/pods"
@@ -24,11 +25,19 @@ type node struct {
 	zone  string
 
 	up       bool // the machine runs
+	dead     bool // the peer's process does not; containers run on
 	frozen   bool // the peer's process stands still; containers run on
-	side     int  // of a partition: machines on different sides do not hear each other
 	life     int  // of the peer's process; steps of an earlier one are void
 	deferred []step
-	stale    bool // something was missed while out of reach
+	stale    bool    // something was missed while out of reach
+	slow     float64 // times as slow as it should be; 0 is 1
+	disk     diskState
+	clock    wallClock
+	replicas []*replica
+	leaving  bool          // it gives up what it holds
+	left     bool          // it has
+	draining bool          // its pods are moved away
+	patience time.Duration // until when the others wait for its announced restart
 
 	ledger *pods.Ledger
 	bound  podList // what the peer knows to be its own, by shard
@@ -51,10 +60,8 @@ type container struct {
 	identity bool
 }
 
-// Times of peer/lease.go and peer/nodestatus.go.
+// Times of peer/nodestatus.go.
 const (
-	renewInterval  = 500 * time.Millisecond
-	renewTimeout   = 700 * time.Millisecond
 	statusInterval = 10 * time.Second
 	retryReport    = 250 * time.Millisecond
 )
@@ -62,9 +69,12 @@ const (
 // do asks for a step of the peer's process: it waits while the process is frozen, and is void when the process is gone.
 func (n *node) do(delay time.Duration, kind string, do func()) {
 	life := n.life
+	if n.slow > 1 {
+		delay = time.Duration(n.slow * float64(delay))
+	}
 	n.model.after(delay, kind, func() {
 		switch {
-		case n.life != life || !n.up:
+		case n.life != life || !n.up || n.dead:
 		case n.frozen:
 			n.deferred = append(n.deferred, step{kind: kind, do: do})
 		default:
@@ -77,11 +87,11 @@ func (n *node) do(delay time.Duration, kind string, do func()) {
 func (n *node) boot() {
 	m := n.model
 	n.life++
-	n.up, n.frozen, n.fenced, n.known, n.stale = true, false, false, false, true
+	n.up, n.dead, n.frozen, n.fenced, n.known, n.stale = true, false, false, false, false, true
 	n.ledger, n.bound, n.dirty, n.deferred = pods.NewLedger(), nil, map[types.UID]bool{}, nil
-	n.renewed = m.now
+	n.renewed, n.clock.lease, n.patience = m.now, lease.Clock{}, 0
 	n.changed()
-	n.do(m.between(0, renewInterval), "renew", n.renew)
+	n.do(m.between(0, lease.RenewInterval), "renew", n.renew)
 	n.do(m.between(50*time.Millisecond, 500*time.Millisecond), "status", n.keepStatus)
 	n.do(m.between(50*time.Millisecond, 500*time.Millisecond), "sync", n.sync)
 }
@@ -122,7 +132,7 @@ func (n *node) hears(s *shard) bool {
 	if s.leader != nil {
 		return n.model.reaches(s.leader, n)
 	}
-	return slices.ContainsFunc(s.voters, func(voter *node) bool { return n.model.reaches(voter, n) })
+	return slices.ContainsFunc(s.replicas, func(r *replica) bool { return !r.gone && r.voter() && n.model.reaches(r.node, n) })
 }
 
 // ownPod is what the peer knows of a pod of its own, nil if it is none.
@@ -263,14 +273,27 @@ func (n *node) tryReport(known *corev1.Pod) {
 		change = placement.Change{Verb: placement.Delete, Object: stored, UID: uid, GracePeriodSeconds: ptr.To[int64](0)}
 	} else {
 		want := stored.DeepCopy()
-		want.Status = statusOf(stored, c, n.model.time())
+		want.Status = statusOf(stored, c, n.wall())
 		change = placement.Change{Verb: placement.UpdateStatus, Object: want, UID: uid}
 	}
-	if err := n.model.commit(n, s, []placement.Change{change}); err != nil {
-		n.do(retryReport, "report", func() { n.tryReport(known) })
-		return
-	}
-	delete(n.dirty, uid)
+	n.model.propose(n, s, []placement.Change{change}, func(err error) {
+		if err != nil {
+			n.do(retryReport, "report", func() { n.tryReport(known) })
+			return
+		}
+		delete(n.dirty, uid)
+		if now := n.ownPod(known); now != nil && n.outdated(now) {
+			n.report(now)
+		}
+	})
+}
+
+// outdated tells whether a pod's container has changed since its state was reported.
+func (n *node) outdated(pod *corev1.Pod) bool {
+	c := n.pods[pod.UID]
+	runs := c != nil && c.running && !c.stopping
+	stored, ok := n.model.shardOf(pod.Namespace).pod(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name})
+	return ok && stored.UID == pod.UID && (placement.Ready(stored) != runs || c == nil && stored.DeletionTimestamp != nil)
 }
 
 // statusOf is a pod's status as its node sees it.
@@ -296,37 +319,40 @@ func statusOf(stored *corev1.Pod, c *container, now time.Time) corev1.PodStatus 
 // renew keeps the node's lease, and fences when it cannot (D8), as peer/lease.go does.
 func (n *node) renew() {
 	m := n.model
-	begun := m.now
-	leader := m.shards[0].leader
-	took := renewTimeout
-	if leader != nil && m.reaches(n, leader) && m.shards[0].meta != nil {
-		meta := m.shards[0].meta
-		there := m.oneWay()
-		took = there + m.oneWay()
-		leader.do(there, "renewal", func() {
-			if meta.leads() {
-				meta.renewed[n.name] = m.time()
-				n.do(took-there, "renewed", func() {
-					n.renewed = begun
-					n.answered()
-				})
-			}
-		})
-	} else {
-		n.do(took, "unrenewed", n.answered)
+	n.do(lease.RenewInterval, "renew", n.renew)
+	n.fence()
+	begun, asked := m.now, n.moment()
+	leader := m.shards[0].leaderFor(n)
+	if leader == nil || leader.meta == nil {
+		return
 	}
-	n.do(max(renewInterval, took), "renew", n.renew)
+	meta := leader.meta
+	m.send(n, leader.node, "renewal", func() {
+		if !meta.leads() {
+			return
+		}
+		noted := leader.node.moment()
+		meta.table.Renew(n.name, leader.node.monotonic(), asked.Wall.Sub(noted.Wall), noted)
+		ahead := meta.table.Ahead(noted)
+		m.send(leader.node, n, "renewed", func() {
+			if m.now-begun > lease.RenewTimeout || begun < n.renewed {
+				return
+			}
+			n.clock.lease.Note(lease.Exchange(asked, n.moment(), noted.Wall, ahead), asked)
+			n.renewed = begun
+			n.fence()
+		})
+	})
 }
 
-// answered follows each attempt to renew.
-func (n *node) answered() {
-	after := fence.After
-	if n.model.cfg.bug == bugFenceLate {
-		after += 6 * time.Second
+// fence does what the age of the lease asks for.
+func (n *node) fence() {
+	age := n.model.now - n.renewed
+	if late := n.model.lateness(); late > 0 {
+		age -= late
 	}
-	late := n.model.now-n.renewed > after
-	switch {
-	case late && !n.fenced:
+	switch lease.Next(age, n.fenced) {
+	case lease.Fence:
 		n.fenced = true
 		n.model.note("%s is cut off and fences", n.name)
 		n.model.emit(Event{Kind: EventFenced, Node: n.name})
@@ -336,9 +362,23 @@ func (n *node) answered() {
 				n.stop(uid, fence.Grace)
 			}
 		}
-	case !late && n.fenced && (n.known && !n.stale || n.model.cfg.bug == bugUnfenceTooEarly):
-		n.unfence()
+		n.watch()
+	case lease.Unfence:
+		if n.known && !n.stale || n.model.cfg.bug == bugUnfenceTooEarly {
+			n.unfence()
+		}
 	}
+}
+
+// lateness is by how much fencing comes too late, in a deliberate bug.
+func (m *Model) lateness() time.Duration {
+	switch m.cfg.bug {
+	case bugFenceLate:
+		return 6 * time.Second
+	case bugFenceSecondLate:
+		return time.Second
+	}
+	return 0
 }
 
 func (n *node) unfence() {
@@ -369,7 +409,7 @@ func (n *node) guard() {
 	if !n.up {
 		return
 	}
-	if m.now-n.renewed > fence.KillAfter && m.cfg.bug != bugFenceLate {
+	if m.now-n.renewed > fence.KillAfter+m.lateness() {
 		for _, uid := range n.running() {
 			if c := n.pods[uid]; c.identity && c.running {
 				m.outcome.Fenced++
@@ -380,7 +420,7 @@ func (n *node) guard() {
 			}
 		}
 	}
-	if n.frozen || n.side != 0 || m.now-n.renewed > 2*renewInterval {
+	if !n.connected() || m.now-n.renewed > 2*lease.RenewInterval {
 		n.watch()
 	}
 }
@@ -397,7 +437,7 @@ func (n *node) writeStatus() {
 	s := m.shards[0]
 	key := kinds[0].prefix + n.name
 	retry := func() { n.do(retryReport, "status", n.writeStatus) }
-	if s.leader == nil || !m.reaches(n, s.leader) {
+	if s.leaderFor(n) == nil {
 		retry()
 		return
 	}
@@ -411,9 +451,11 @@ func (n *node) writeStatus() {
 				changes = append(changes, placement.Change{Verb: placement.Create, Object: want})
 			}
 			changes = append(changes, placement.Change{Verb: placement.UpdateStatus, Object: want})
-			if m.commit(n, s, changes) != nil {
-				retry()
-			}
+			m.propose(n, s, changes, func(err error) {
+				if err != nil {
+					retry()
+				}
+			})
 		})
 		return
 	}
@@ -433,7 +475,7 @@ func (n *node) describe(stored *corev1.Node) *corev1.Node {
 		want = stored.DeepCopy()
 	}
 	want.Status.Capacity, want.Status.Allocatable = n.model.cfg.Allocatable, n.model.cfg.Allocatable
-	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", LastTransitionTime: metav1.NewTime(n.model.time())}
+	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", LastTransitionTime: metav1.NewTime(n.wall())}
 	if have := placement.NodeCondition(want, corev1.NodeReady); have != nil {
 		*have = ready
 	} else {
@@ -451,23 +493,20 @@ func (m *Model) ask(from, to *node, s *shard, claims []pods.Claim, then func([]p
 			then(nil, placement.NodeUsage{}, errNoAnswer)
 		}
 	})
-	if to == nil || !m.reaches(from, to) {
+	if to == nil {
 		return
 	}
-	to.do(m.oneWay(), "claim", func() {
-		answers := to.ledger.Claim(claims, m.time())
+	m.send(from, to, "claim", func() {
+		answers := to.ledger.Claim(claims, to.monotonic())
 		m.changedRoom(to)
 		usage := placement.NodeUsage{Node: to.name}
-		for _, held := range to.ledger.Held(m.time()) {
+		for _, held := range to.ledger.Held(to.monotonic()) {
 			if m.shardOf(held.Namespace) != s {
 				usage.Granted.Add(placement.ResourcesOf(held.Requests))
 				usage.Granted.Pods++
 			}
 		}
-		if !m.reaches(to, from) {
-			return
-		}
-		from.do(m.oneWay(), "answer", func() {
+		m.send(to, from, "answer", func() {
 			if !answered {
 				answered = true
 				then(answers, usage, nil)

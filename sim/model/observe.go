@@ -94,12 +94,12 @@ func (m *Model) stand(at time.Duration) Sample {
 		Ready: m.tally.ready,
 	}
 	for _, n := range m.nodes {
-		if n.up && !n.frozen && n.side == 0 {
+		if n.active() && !n.model.network.isolated(n) {
 			s.NodesUp++
 		}
 	}
 	for _, shard := range m.shards {
-		if shard.leader != nil && shard.leader.up && m.quorum(shard, shard.leader) {
+		if shard.leader != nil {
 			s.Led++
 		}
 	}

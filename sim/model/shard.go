@@ -13,22 +13,30 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
 	"shoal/placement"
 )
 
-// shard is one raft group, seen from outside: a log that takes transactions while a leader reaches most of its voters. All replicas that
-// are reached are taken to be equal, so there is one state.
+// shard is one raft group, seen from outside. Its replicas are the real thing (replica.go); what any of them has applied is committed, and
+// everybody who follows the shard learns of it from here.
 type shard struct {
-	number  uint64
-	state   *store.Store
-	objects map[string]placement.Object // what the state's values decode to
-	voters  []*node
-	leader  *node // nil while nobody leads
-	term    uint64
-	voting  bool // an election is under way
-	turns   *leader
-	meta    *meta // of shard 0
+	model      *Model
+	number     uint64
+	replicas   []*replica // all there ever were
+	assignment shardmap.Assignment
+	assignedAt store.Revision
+	reassigned time.Duration // when the assignment changed last
+	leads      *replica      // who leads and reaches a majority; nil while nobody does
+	leader     *node         // its node
+	term       uint64
+	voters     int // as the newest change of membership has it
+	voterIDs   []uint64
+
+	index   uint64   // of the last entry that any replica has applied
+	digests []uint64 // of what the last entries did, the newest last
+	objects map[string]placement.Object
+	intents map[store.RequestID][]placement.Change // of transactions under way, for the checkers
 }
 
 // kinds are the objects the model knows: the prefix of their keys, as the API's storage writes them, and an empty one.
@@ -134,15 +142,15 @@ type written struct {
 	before, now placement.Object // nil: there was none, and: it is gone
 }
 
-// commit applies changes by the API's rules as one transaction, or says why not. Only m.commit calls it.
-func (s *shard) commit(changes []placement.Change, now time.Time) ([]written, error) {
+// transaction makes changes, by the API's rules, a transaction whose conditions are that nothing of it has changed meanwhile; or says why not.
+func (s *shard) transaction(changes []placement.Change, now time.Time) (store.Transaction, error) {
 	d := &draft{shard: s, now: now, want: map[string]placement.Object{}}
 	for _, c := range changes {
 		if err := d.apply(c); err != nil {
-			return nil, err
+			return store.Transaction{}, err
 		}
 	}
-	tx := store.Transaction{Stamp: store.At(now), Conditions: d.conditions}
+	tx := store.Transaction{Conditions: d.conditions}
 	for _, key := range d.order {
 		switch o := d.want[key]; {
 		case o == nil:
@@ -151,21 +159,26 @@ func (s *shard) commit(changes []placement.Change, now time.Time) ([]written, er
 			tx.Ops = append(tx.Ops, store.Op{Key: key, Value: encode(o)})
 		}
 	}
-	result, events := s.state.Apply(tx)
-	if !result.OK {
-		return nil, fmt.Errorf("%d conditions failed", len(result.Failed))
-	}
-	all := make([]written, len(events))
-	for i, event := range events {
-		all[i] = written{Event: event, before: s.objects[event.Key]}
+	return tx, nil
+}
+
+// take decodes what was committed.
+func (s *shard) take(events []store.Event) []written {
+	all := make([]written, 0, len(events))
+	for _, event := range events {
+		if !isObject(event.Key) {
+			continue
+		}
+		w := written{Event: event, before: s.objects[event.Key]}
 		if event.Delete {
 			delete(s.objects, event.Key)
 		} else {
-			all[i].now = decode(event.Key, event.Value, event.Revision)
-			s.objects[event.Key] = all[i].now
+			w.now = decode(event.Key, event.Value, event.Revision)
+			s.objects[event.Key] = w.now
 		}
+		all = append(all, w)
 	}
-	return all, nil
+	return all
 }
 
 func (d *draft) apply(c placement.Change) error {
