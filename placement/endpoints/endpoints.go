@@ -14,7 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/labels"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
@@ -68,6 +68,9 @@ type planner struct {
 	service  *corev1.Service
 	plan     *placement.Plan
 	backends []backend // by pod name
+
+	samePorts    []discoveryv1.EndpointPort // see slicePorts; nil if pods may differ
+	samePortsKey string
 }
 
 // backend is a pod that the service leads to.
@@ -79,14 +82,13 @@ type backend struct {
 }
 
 func (p *planner) findBackends() {
-	selector := labels.SelectorFromSet(p.service.Spec.Selector)
-	if selector.Empty() {
+	if len(p.service.Spec.Selector) == 0 {
 		return
 	}
 	p.view.EachPodIn(p.service.Namespace, func(pod *placement.Pod) {
 		o := pod.Object
 		if placement.Finished(o) || o.Spec.NodeName == "" || o.Status.PodIP == "" && len(o.Status.PodIPs) == 0 ||
-			!selector.Matches(labels.Set(o.Labels)) {
+			!p.selects(o) {
 			return
 		}
 		node, ok := p.view.Node(o.Spec.NodeName)
@@ -100,6 +102,16 @@ func (p *planner) findBackends() {
 		})
 	})
 	slices.SortFunc(p.backends, func(a, b backend) int { return cmp.Compare(a.pod.Name, b.pod.Name) })
+}
+
+// selects tells whether a pod has the labels that the service asks for.
+func (p *planner) selects(pod *corev1.Pod) bool {
+	for name, value := range p.service.Spec.Selector {
+		if has, ok := pod.Labels[name]; !ok || has != value {
+			return false
+		}
+	}
+	return true
 }
 
 // families are the address types the service wants, from its IP families.
@@ -132,10 +144,19 @@ func (b *backend) addresses(family discoveryv1.AddressType) []string {
 	for _, ip := range ips {
 		address, err := netip.ParseAddr(ip.IP)
 		if err == nil && address.Is6() == (family == discoveryv1.AddressTypeIPv6) {
-			addresses = append(addresses, address.String())
+			addresses = append(addresses, canonical(address, ip.IP))
 		}
 	}
 	return addresses
+}
+
+// canonical is an address's canonical form, which its text mostly is.
+func canonical(address netip.Addr, text string) string {
+	var buffer [48]byte
+	if string(address.AppendTo(buffer[:0])) == text {
+		return text
+	}
+	return address.String()
 }
 
 // headless tells whether the service has no virtual IP.
@@ -156,38 +177,56 @@ func (p *planner) endpoint(b *backend, addresses []string) discoveryv1.Endpoint 
 	e := discoveryv1.Endpoint{
 		Addresses: addresses,
 		Conditions: discoveryv1.EndpointConditions{
-			Ready:       ptr.To(p.service.Spec.PublishNotReadyAddresses || b.ready && !b.terminating),
-			Serving:     ptr.To(b.ready),
-			Terminating: ptr.To(b.terminating),
+			Ready: ptr.To(p.leadsTo(b)), Serving: ptr.To(b.ready), Terminating: ptr.To(b.terminating),
 		},
 		TargetRef: b.reference(),
 		NodeName:  ptr.To(b.pod.Spec.NodeName),
+		Hints:     p.hints(b),
 	}
-	if zone := b.node.Labels[corev1.LabelTopologyZone]; zone != "" {
+	if zone := b.zone(); zone != "" {
 		e.Zone = &zone
 	}
 	if name := p.hostname(b); name != "" {
 		e.Hostname = &name
 	}
-	e.Hints = p.hints(&e)
 	return e
 }
 
+// shows tells whether an endpoint with the backend's identity is what endpoint would make of it.
+func (p *planner) shows(e *discoveryv1.Endpoint, b *backend) bool {
+	is := func(have *bool, want bool) bool { return have != nil && *have == want }
+	same := func(have *string, want string) bool {
+		return ptr.Deref(have, "") == want && (have == nil) == (want == "")
+	}
+	return is(e.Conditions.Ready, p.leadsTo(b)) && is(e.Conditions.Serving, b.ready) && is(e.Conditions.Terminating, b.terminating) &&
+		e.TargetRef != nil && *e.TargetRef == *b.reference() && e.NodeName != nil && *e.NodeName == b.pod.Spec.NodeName &&
+		same(e.Zone, b.zone()) && same(e.Hostname, p.hostname(b)) && len(e.DeprecatedTopology) == 0 &&
+		apiequality.Semantic.DeepEqual(e.Hints, p.hints(b))
+}
+
+// leadsTo tells whether a backend's endpoint says that it is ready.
+func (p *planner) leadsTo(b *backend) bool {
+	return p.service.Spec.PublishNotReadyAddresses || b.ready && !b.terminating
+}
+
+func (b *backend) zone() string { return b.node.Labels[corev1.LabelTopologyZone] }
+
 // hints say who should use an endpoint, where the service wants its traffic to stay near: KEP-4444 and KEP-3015.
-func (p *planner) hints(e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
-	if !*e.Conditions.Ready {
+func (p *planner) hints(b *backend) *discoveryv1.EndpointHints {
+	distribution := ptr.Deref(p.service.Spec.TrafficDistribution, "")
+	if distribution == "" || !p.leadsTo(b) {
 		return nil
 	}
 	var h discoveryv1.EndpointHints
-	switch ptr.Deref(p.service.Spec.TrafficDistribution, "") {
+	switch distribution {
 	case corev1.ServiceTrafficDistributionPreferSameNode:
-		h.ForNodes = []discoveryv1.ForNode{{Name: *e.NodeName}}
+		h.ForNodes = []discoveryv1.ForNode{{Name: b.pod.Spec.NodeName}}
 	case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone:
 	default:
 		return nil
 	}
-	if e.Zone != nil {
-		h.ForZones = []discoveryv1.ForZone{{Name: *e.Zone}}
+	if zone := b.zone(); zone != "" {
+		h.ForZones = []discoveryv1.ForZone{{Name: zone}}
 	} else if h.ForNodes == nil {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/utils/ptr"
 
 	"shoal/placement"
 )
@@ -27,7 +28,8 @@ func (p *planner) planEndpoints() {
 	want := &corev1.Endpoints{} //nolint:staticcheck // served for old clients
 	seen, exists := p.view.Endpoints.Get(p.service.Namespace, p.service.Name)
 	if exists {
-		want = seen.DeepCopy()
+		*want = *seen // subsets are made anew; the maps that change are copied
+		want.Annotations = maps.Clone(seen.Annotations)
 	}
 	want.Name, want.Namespace = p.service.Name, p.service.Namespace
 	subsets, cut := p.subsets()
@@ -51,8 +53,8 @@ func (p *planner) planEndpoints() {
 	switch {
 	case !exists:
 		p.plan.Add(placement.Change{Verb: placement.Create, Object: want})
-	case !apiequality.Semantic.DeepEqual(seen, want):
-		p.plan.Add(placement.Updating(placement.Update, seen, want))
+	case !maps.Equal(seen.Labels, want.Labels) || !maps.Equal(seen.Annotations, want.Annotations) || !sameSubsets(seen.Subsets, want.Subsets):
+		p.plan.Add(placement.Updating(placement.Update, seen, want.DeepCopy()))
 	}
 }
 
@@ -67,7 +69,7 @@ func (p *planner) subsets() (subsets []corev1.EndpointSubset, cut bool) { //noli
 			b := &p.backends[i]
 			publish := p.service.Spec.PublishNotReadyAddresses
 			addresses := b.addresses(family)
-			ports := p.slicePorts(b)
+			ports, key := p.slicePorts(b)
 			if (publish || b.ready) != ready || b.terminating && !publish || len(addresses) == 0 ||
 				len(ports) == 0 && (len(p.service.Spec.Ports) > 0 || !headless(p.service)) {
 				continue
@@ -77,7 +79,6 @@ func (p *planner) subsets() (subsets []corev1.EndpointSubset, cut bool) { //noli
 				continue
 			}
 			left--
-			key := portsKey(ports)
 			at, ok := index[key]
 			if !ok {
 				at = len(subsets)
@@ -96,6 +97,17 @@ func (p *planner) subsets() (subsets []corev1.EndpointSubset, cut bool) { //noli
 	}
 	sortSubsets(subsets)
 	return subsets, cut
+}
+
+// sameSubsets compares without reflection what there is much of: the addresses.
+func sameSubsets(a, b []corev1.EndpointSubset) bool { //nolint:staticcheck // see planEndpoints
+	same := func(a, b corev1.EndpointAddress) bool { //nolint:staticcheck // see planEndpoints
+		return a.IP == b.IP && a.Hostname == b.Hostname && ptr.Equal(a.NodeName, b.NodeName) && ptr.Equal(a.TargetRef, b.TargetRef)
+	}
+	return slices.EqualFunc(a, b, func(a, b corev1.EndpointSubset) bool { //nolint:staticcheck // see planEndpoints
+		return apiequality.Semantic.DeepEqual(a.Ports, b.Ports) && slices.EqualFunc(a.Addresses, b.Addresses, same) &&
+			slices.EqualFunc(a.NotReadyAddresses, b.NotReadyAddresses, same)
+	})
 }
 
 func (p *planner) subsetPorts(b *backend) []corev1.EndpointPort { //nolint:staticcheck // see planEndpoints

@@ -12,6 +12,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
 	"shoal/placement"
@@ -19,15 +20,23 @@ import (
 
 // group is what may share slices: endpoints of one address type with the same ports.
 type group struct {
-	family    discoveryv1.AddressType
-	ports     []discoveryv1.EndpointPort
-	endpoints []discoveryv1.Endpoint
+	family  discoveryv1.AddressType
+	ports   []discoveryv1.EndpointPort
+	members []member
+}
+
+// member is a backend with its addresses of the group's type. Its endpoint is made only when a slice does not have it already.
+type member struct {
+	*backend
+	addresses []string
 }
 
 // slice is an existing or new slice while it is being planned.
 type slice struct {
 	seen *discoveryv1.EndpointSlice // nil if it is new
-	want *discoveryv1.EndpointSlice
+	want *discoveryv1.EndpointSlice // shares with seen what has not changed
+	// changed says that ports or endpoints differ from those seen.
+	changed bool
 }
 
 // planSlices makes the slices of each address type true.
@@ -35,7 +44,7 @@ func (p *planner) planSlices(now time.Time) {
 	byFamily := map[discoveryv1.AddressType][]*slice{}
 	for _, s := range p.view.EndpointSlices.Of(p.service.UID) {
 		if s.Labels[discoveryv1.LabelManagedBy] == managedBy && s.DeletionTimestamp == nil {
-			byFamily[s.AddressType] = append(byFamily[s.AddressType], &slice{seen: s, want: s.DeepCopy()})
+			byFamily[s.AddressType] = append(byFamily[s.AddressType], &slice{seen: s, want: ptr.To(*s)})
 		}
 	}
 	names := placement.NewNames(string(p.service.UID), "slices", now.UTC().Format(time.RFC3339Nano))
@@ -65,8 +74,7 @@ func (p *planner) planFamily(family discoveryv1.AddressType, present []*slice, n
 				mine = append(mine, s)
 			}
 		}
-		rest := groups[i].keep(mine)
-		groups[i].endpoints = groups[i].fill(mine, rest)
+		groups[i].members = p.fill(mine, p.keep(&groups[i], mine))
 		for _, s := range mine {
 			if len(s.want.Endpoints) == 0 {
 				spare = append(spare, s)
@@ -81,14 +89,14 @@ func (p *planner) planFamily(family discoveryv1.AddressType, present []*slice, n
 		}
 	}
 	for i := range groups {
-		for chunk := range slices.Chunk(groups[i].endpoints, maxPerSlice) {
+		for chunk := range slices.Chunk(groups[i].members, maxPerSlice) {
 			var s *slice
 			if len(spare) > 0 {
 				s, spare = spare[0], spare[1:]
 			} else {
 				s = p.newSlice(family, names)
 			}
-			s.want.Ports, s.want.Endpoints = groups[i].ports, chunk
+			s.changed, s.want.Ports, s.want.Endpoints = true, groups[i].ports, p.endpoints(chunk)
 			kept = append(kept, s)
 		}
 	}
@@ -99,7 +107,9 @@ func (p *planner) planFamily(family discoveryv1.AddressType, present []*slice, n
 		} else {
 			s = p.newSlice(family, names)
 		}
-		s.want.Endpoints = []discoveryv1.Endpoint{}
+		if s.want.Endpoints = []discoveryv1.Endpoint{}; s.seen == nil || len(s.seen.Endpoints) > 0 {
+			s.changed = true
+		}
 		kept = append(kept, s)
 	}
 	p.write(kept, spare)
@@ -115,23 +125,27 @@ func (p *planner) groups(family discoveryv1.AddressType) []group {
 		if len(addresses) == 0 {
 			continue
 		}
-		ports := p.slicePorts(b)
+		ports, key := p.slicePorts(b)
 		if len(ports) == 0 && len(p.service.Spec.Ports) > 0 {
 			continue // none of its named ports is known to the pod
 		}
-		key := portsKey(ports)
 		at, ok := index[key]
 		if !ok {
 			at = len(groups)
 			index[key] = at
 			groups = append(groups, group{family: family, ports: ports})
 		}
-		groups[at].endpoints = append(groups[at].endpoints, p.endpoint(b, addresses))
+		groups[at].members = append(groups[at].members, member{b, addresses})
 	}
 	return groups
 }
 
-func (p *planner) slicePorts(b *backend) []discoveryv1.EndpointPort {
+// slicePorts are the ports of a backend, and a key that is equal for equal ports. They are worked out once if the service names none of
+// them, since then they are the same for all pods.
+func (p *planner) slicePorts(b *backend) ([]discoveryv1.EndpointPort, string) {
+	if p.samePorts != nil {
+		return p.samePorts, p.samePortsKey
+	}
 	ports := []discoveryv1.EndpointPort{}
 	for _, found := range p.ports(b) {
 		ports = append(ports, discoveryv1.EndpointPort{
@@ -141,7 +155,11 @@ func (p *planner) slicePorts(b *backend) []discoveryv1.EndpointPort {
 			AppProtocol: found.service.AppProtocol,
 		})
 	}
-	return ports
+	key := portsKey(ports)
+	if !slices.ContainsFunc(p.service.Spec.Ports, func(sp corev1.ServicePort) bool { return sp.TargetPort.Type != intstr.Int }) {
+		p.samePorts, p.samePortsKey = ports, key
+	}
+	return ports, key
 }
 
 func portsKey(ports []discoveryv1.EndpointPort) string {
@@ -152,52 +170,76 @@ func portsKey(ports []discoveryv1.EndpointPort) string {
 	return key.String()
 }
 
-// keep drops what is no longer wanted from the group's slices, brings the rest up to date in its
-// place, and returns the endpoints that are in no slice yet.
-func (g *group) keep(mine []*slice) []discoveryv1.Endpoint {
-	wanted := make(map[string]int, len(g.endpoints))
-	for i := range g.endpoints {
-		wanted[identity(&g.endpoints[i])] = i
+// endpoints are those of the members, made anew.
+func (p *planner) endpoints(members []member) []discoveryv1.Endpoint {
+	all := make([]discoveryv1.Endpoint, len(members))
+	for i, m := range members {
+		all[i] = p.endpoint(m.backend, m.addresses)
 	}
-	found := make([]bool, len(g.endpoints))
+	return all
+}
+
+// keep drops what is no longer wanted from the group's slices, brings the rest up to date in its
+// place, and returns the members that are in no slice yet.
+func (p *planner) keep(g *group, mine []*slice) []member {
+	wanted := make(map[identity]int, len(g.members))
+	for i := range g.members {
+		wanted[identityOf(string(g.members[i].pod.UID), g.members[i].addresses)] = i
+	}
+	found := make([]bool, len(g.members))
 	for _, s := range mine {
-		left := make([]discoveryv1.Endpoint, 0, len(s.want.Endpoints))
-		for i := range s.want.Endpoints {
-			at, ok := wanted[identity(&s.want.Endpoints[i])]
-			if ok && !found[at] && len(left) < maxPerSlice {
-				found[at] = true
-				left = append(left, g.endpoints[at])
+		left := make([]discoveryv1.Endpoint, 0, len(s.seen.Endpoints))
+		for i := range s.seen.Endpoints {
+			e := &s.seen.Endpoints[i]
+			uid := ""
+			if e.TargetRef != nil {
+				uid = string(e.TargetRef.UID)
+			}
+			at, ok := wanted[identityOf(uid, e.Addresses)]
+			if !ok || found[at] || len(left) == maxPerSlice {
+				s.changed = true
+				continue
+			}
+			found[at] = true
+			if m := g.members[at]; p.shows(e, m.backend) {
+				left = append(left, *e)
+			} else {
+				left = append(left, p.endpoint(m.backend, m.addresses))
+				s.changed = true
 			}
 		}
-		s.want.Endpoints = left
+		if s.changed {
+			s.want.Endpoints = left
+		}
 	}
-	var rest []discoveryv1.Endpoint
-	for i := range g.endpoints {
+	var rest []member
+	for i := range g.members {
 		if !found[i] {
-			rest = append(rest, g.endpoints[i])
+			rest = append(rest, g.members[i])
 		}
 	}
 	return rest
 }
 
 // identity tells endpoints apart: the pod, and its addresses.
-func identity(e *discoveryv1.Endpoint) string {
-	uid := ""
-	if e.TargetRef != nil {
-		uid = string(e.TargetRef.UID)
+type identity struct{ uid, addresses string }
+
+func identityOf(uid string, addresses []string) identity {
+	if len(addresses) == 1 {
+		return identity{uid, addresses[0]} // without a copy
 	}
-	return uid + " " + strings.Join(e.Addresses, " ")
+	return identity{uid, strings.Join(addresses, " ")}
 }
 
-// fill puts endpoints into slices that have room: first those that change anyway, then the
+// fill puts members into slices that have room: first those that change anyway, then the
 // fullest. It returns what did not fit.
-func (g *group) fill(mine []*slice, rest []discoveryv1.Endpoint) []discoveryv1.Endpoint {
+func (p *planner) fill(mine []*slice, rest []member) []member {
 	order := slices.Clone(mine)
 	slices.SortStableFunc(order, func(a, b *slice) int {
-		return cmp.Or(
-			cmp.Compare(unchanged(a), unchanged(b)),
-			cmp.Compare(len(b.want.Endpoints), len(a.want.Endpoints)),
-		)
+		if a.changed != b.changed {
+			return cmp.Compare(flag(b.changed), flag(a.changed))
+		}
+		return cmp.Compare(len(b.want.Endpoints), len(a.want.Endpoints))
 	})
 	for _, s := range order {
 		room := min(maxPerSlice-len(s.want.Endpoints), len(rest))
@@ -205,14 +247,14 @@ func (g *group) fill(mine []*slice, rest []discoveryv1.Endpoint) []discoveryv1.E
 		if room <= 0 || len(s.want.Endpoints) == 0 {
 			continue
 		}
-		s.want.Endpoints = append(s.want.Endpoints, rest[:room]...)
+		s.changed, s.want.Endpoints = true, slices.Concat(s.want.Endpoints, p.endpoints(rest[:room]))
 		rest = rest[room:]
 	}
 	return rest
 }
 
-func unchanged(s *slice) int {
-	if apiequality.Semantic.DeepEqual(s.seen.Endpoints, s.want.Endpoints) {
+func flag(b bool) int {
+	if b {
 		return 1
 	}
 	return 0
@@ -234,13 +276,15 @@ func (p *planner) newSlice(family discoveryv1.AddressType, names *placement.Name
 
 // write adds the changes of kept slices that differ, and the deletions of spare ones.
 func (p *planner) write(kept, spare []*slice) {
+	labels := p.labels()
 	for _, s := range kept {
-		s.want.Labels = p.labels()
+		s.changed = s.changed || !maps.Equal(s.want.Labels, labels)
+		s.want.Labels = maps.Clone(labels)
 		switch {
 		case s.seen == nil:
 			p.plan.Add(placement.Change{Verb: placement.Create, Object: s.want})
-		case !apiequality.Semantic.DeepEqual(s.seen, s.want):
-			p.plan.Add(placement.Updating(placement.Update, s.seen, s.want))
+		case s.changed:
+			p.plan.Add(placement.Updating(placement.Update, s.seen, s.want.DeepCopy()))
 		}
 	}
 	for _, s := range spare {
