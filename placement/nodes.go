@@ -51,8 +51,8 @@ type Node struct {
 	Images         map[string]int64 // size in bytes by image name
 
 	hash    uint64
-	slot    int // index in View.slots; -1 without an object
-	pods    map[types.NamespacedName]*Pod
+	slot    int    // index in View.slots; -1 without an object
+	pods    []*Pod // in no particular order; each knows its index
 	ports   map[HostPort]int
 	foreign NodeUsage
 	// strangers are the pods of foreign.
@@ -60,7 +60,7 @@ type Node struct {
 }
 
 // Pods are the pods on the node that the view holds and that still take room, sorted by key.
-func (n *Node) Pods() []*Pod { return sortedPods(n.pods) }
+func (n *Node) Pods() []*Pod { return sortPods(slices.Clone(n.pods)) }
 
 // EachPod calls f for the node's pods in no particular order, for sums.
 func (n *Node) EachPod(f func(*Pod)) {
@@ -259,7 +259,7 @@ func (u NodeUsage) freesAny(before NodeUsage) bool {
 func (v *View) nodeEntry(name string) *Node {
 	n := v.nodes[name]
 	if n == nil {
-		n = &Node{Name: name, hash: Hash(name), slot: -1, pods: map[types.NamespacedName]*Pod{}, ports: map[HostPort]int{}}
+		n = &Node{Name: name, hash: Hash(name), slot: -1, ports: map[HostPort]int{}}
 		v.nodes[name] = n
 	}
 	return n

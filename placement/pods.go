@@ -22,6 +22,7 @@ type Pod struct {
 	Ports                        []HostPort
 	Affinity                     *PodAffinity // nil if it has no inter-pod (anti-)affinity
 	labelKey                     string       // see LabelSet; empty until the pod is placed
+	at                           int          // index in its node's pods
 }
 
 // NewPod works out what placing the pod needs.
@@ -85,11 +86,15 @@ func (v *View) EachPod(f func(*Pod)) {
 	}
 }
 
-// EachNominated calls f for the waiting pods that have a node nominated, in no particular order.
-func (v *View) EachNominated(f func(*Pod)) {
-	for _, pods := range v.nominated {
+// EachNominated calls f for the waiting pods that have a node nominated, if that has an object, in no particular order.
+func (v *View) EachNominated(f func(*Node, *Pod)) {
+	for name, pods := range v.nominated {
+		n := v.nodes[name]
+		if n == nil || n.slot < 0 {
+			continue
+		}
 		for _, p := range pods {
-			f(p)
+			f(n, p)
 		}
 	}
 }
@@ -216,7 +221,8 @@ func (v *View) linkPod(key types.NamespacedName, p *Pod) {
 		}
 	default:
 		n := v.nodeEntry(p.Object.Spec.NodeName)
-		n.pods[key] = p
+		p.at = len(n.pods)
+		n.pods = append(n.pods, p)
 		n.Requested.Add(p.Requests)
 		n.ScoredMilliCPU += p.HeldMilliCPU
 		n.ScoredMemory += p.HeldMemory
@@ -240,10 +246,13 @@ func (v *View) unlinkPod(key types.NamespacedName, p *Pod) {
 	dropFrom(v.nominated, p.Object.Status.NominatedNodeName, key)
 	delete(v.ended, key)
 	n := v.nodes[p.Object.Spec.NodeName]
-	if n == nil || n.pods[key] != p {
+	if n == nil || p.at >= len(n.pods) || n.pods[p.at] != p {
 		return
 	}
-	delete(n.pods, key)
+	last := len(n.pods) - 1
+	n.pods[p.at], n.pods[last].at = n.pods[last], p.at
+	n.pods[last] = nil
+	n.pods = n.pods[:last]
 	v.countOut(p, n)
 	n.Requested.Sub(p.Requests)
 	n.ScoredMilliCPU -= p.HeldMilliCPU
@@ -263,6 +272,11 @@ func sortedPods[K comparable](m map[K]*Pod) []*Pod {
 	for _, p := range m {
 		list = append(list, p)
 	}
+	return sortPods(list)
+}
+
+// sortPods sorts a list by namespace and name, in place.
+func sortPods(list []*Pod) []*Pod {
 	slices.SortFunc(list, func(a, b *Pod) int {
 		return cmp.Or(cmp.Compare(a.Object.Namespace, b.Object.Namespace), cmp.Compare(a.Object.Name, b.Object.Name))
 	})

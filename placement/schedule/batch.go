@@ -26,8 +26,8 @@ type batch struct {
 	log        []step
 	classes    map[string]*class
 	topologies map[string]*topology
-	nominated  map[int][]*placement.Pod // per slot: waiting pods for which room is kept there
-	nominee    map[types.UID]int        // the reverse
+	nominated  [][]*placement.Pod // per slot: waiting pods for which room is kept there
+	nominee    map[types.UID]int  // the reverse
 	claims     claimBook
 	budgets    *budgetBook // nil until somebody looks for victims
 	doomed     map[types.UID]bool
@@ -62,7 +62,7 @@ func newBatch(v *placement.View, queue []*placement.Pod, now time.Time) *batch {
 	b := &batch{
 		view: v, now: now, nodes: make([]node, len(slots)),
 		classes: map[string]*class{}, topologies: map[string]*topology{},
-		nominated: map[int][]*placement.Pod{}, nominee: map[types.UID]int{}, doomed: map[types.UID]bool{},
+		nominated: make([][]*placement.Pod, len(slots)), nominee: map[types.UID]int{}, doomed: map[types.UID]bool{},
 		bearings: map[string]string{},
 	}
 	for _, p := range queue {
@@ -71,12 +71,10 @@ func newBatch(v *placement.View, queue []*placement.Pod, now time.Time) *batch {
 	for i, n := range slots {
 		b.nodes[i] = node{Node: n, requested: n.Requested, scoredMilliCPU: n.ScoredMilliCPU, scoredMemory: n.ScoredMemory}
 	}
-	v.EachNominated(func(p *placement.Pod) {
-		if n, ok := v.Node(p.Object.Status.NominatedNodeName); ok && n.Slot() >= 0 {
-			b.nominated[n.Slot()] = append(b.nominated[n.Slot()], p)
-			b.nominee[p.Object.UID] = n.Slot()
-			b.labelsMatter = b.labelsMatter || p.Affinity != nil
-		}
+	v.EachNominated(func(n *placement.Node, p *placement.Pod) {
+		b.nominated[n.Slot()] = append(b.nominated[n.Slot()], p)
+		b.nominee[p.Object.UID] = n.Slot()
+		b.labelsMatter = b.labelsMatter || p.Affinity != nil
 	})
 	return b
 }

@@ -111,7 +111,7 @@ func (g *groups) put(c *class, slot int32) {
 	if !c.fits[slot] {
 		return
 	}
-	if c.constrained() && len(c.batch.nominated[int(slot)]) > 0 {
+	if c.constrained() && len(c.batch.nominated[slot]) > 0 {
 		g.apart[slot] = true // the pods nominated there count for this slot alone
 	}
 	g.writeKey(c, int(slot))

@@ -256,7 +256,7 @@ func (b *batch) split(pods []*placement.Pod, k *candidate) (protected, others []
 		switch {
 		case b.doomed[p.Object.UID]:
 			others = append(others, p)
-		case b.isForeign(p) && len(p.Object.Labels) > 0, violates(p.Object):
+		case len(p.Object.Labels) > 0 && b.isForeign(p), violates(p.Object):
 			protected = append(protected, p)
 		default:
 			others = append(others, p)

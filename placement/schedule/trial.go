@@ -3,8 +3,6 @@ package schedule
 import (
 	"slices"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"shoal/placement"
 )
 
@@ -22,7 +20,7 @@ type trial struct {
 	requested placement.Resources
 	owned     bool // requested.Scalar is the trial's own
 	added     []*placement.Pod
-	removed   map[types.UID]*placement.Pod
+	removed   []*placement.Pod
 	spread    []int64 // per hard constraint: change of the matching pods in the slot's domain
 	affinity  affinityShift
 	claimsOff int64 // users of the pod's ReadWriteOncePod claims that were removed, less those added
@@ -34,8 +32,10 @@ func (c *class) newTrial(slot int) *trial {
 
 // add puts a pod on the slot: one that was removed before, or a new one.
 func (t *trial) add(p *placement.Pod) {
-	if _, was := t.removed[p.Object.UID]; was {
-		delete(t.removed, p.Object.UID)
+	if i := slices.Index(t.removed, p); i >= 0 {
+		last := len(t.removed) - 1
+		t.removed[i] = t.removed[last]
+		t.removed = t.removed[:last]
 	} else {
 		t.added = append(t.added, p)
 	}
@@ -44,10 +44,7 @@ func (t *trial) add(p *placement.Pod) {
 
 // remove takes a pod of the slot away.
 func (t *trial) remove(p *placement.Pod) {
-	if t.removed == nil {
-		t.removed = map[types.UID]*placement.Pod{}
-	}
-	t.removed[p.Object.UID] = p
+	t.removed = append(t.removed, p)
 	t.shift(p, -1)
 }
 
@@ -133,7 +130,7 @@ func (t *trial) portTaken(n *node) bool {
 // eachPod calls f for the pods that are on the slot in the trial.
 func (t *trial) eachPod(f func(*placement.Pod)) {
 	t.class.batch.eachOn(t.slot, func(p *placement.Pod) {
-		if _, removed := t.removed[p.Object.UID]; !removed {
+		if !slices.Contains(t.removed, p) {
 			f(p)
 		}
 	})

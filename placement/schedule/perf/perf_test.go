@@ -1,9 +1,14 @@
 package perf
 
-import "testing"
+import (
+	"syscall"
+	"testing"
+	"time"
+)
 
-// BenchmarkSchedulerPerf decides all pods of each case on one core and reports pods per second,
-// scheduler_perf's floor for kube-scheduler, and how many times the floor that is.
+// BenchmarkSchedulerPerf decides all pods of each case and reports pods per second of CPU time (all threads', so the collector's too),
+// scheduler_perf's floor for kube-scheduler, and how many times the floor that is. One second of CPU time is what one core has in a
+// second: on a busy machine the wall's clock would measure its other tenants.
 func BenchmarkSchedulerPerf(b *testing.B) {
 	for _, c := range Cases() {
 		b.Run(c.Name, func(b *testing.B) { measure(b, &c) })
@@ -11,21 +16,33 @@ func BenchmarkSchedulerPerf(b *testing.B) {
 }
 
 func measure(b *testing.B, c *Case) {
+	var used time.Duration
 	for range b.N {
 		b.StopTimer()
 		r := c.Prepare()
 		b.StartTimer()
+		begun := cpuTime(b)
 		for r.Waiting() > 0 {
 			if err := r.Step(); err != nil {
 				b.Fatal(err)
 			}
 		}
+		used += cpuTime(b) - begun
 	}
-	rate := float64(b.N*c.Pods) / b.Elapsed().Seconds()
-	b.ReportMetric(rate, "pods/s")
+	rate := float64(b.N*c.Pods) / used.Seconds()
+	b.ReportMetric(rate, "pods/cpu-s")
 	b.ReportMetric(c.Floor, "floor")
 	b.ReportMetric(rate/c.Floor, "times")
 	b.ReportMetric(0, "ns/op")
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // TestCases: every pod of every case gets a node.
