@@ -14,6 +14,7 @@ import (
 
 	"shoal/consensus"
 	"shoal/consensus/store"
+	"shoal/peer/api"
 )
 
 // registry is where the API keeps its objects in the store.
@@ -163,7 +164,7 @@ func (f *feed) read(key string, value []byte, at store.Revision) (object, bool) 
 	return decoded, true
 }
 
-// decode reads an object as stored and gives it the revision it has.
+// decode reads an object as stored, gives it the defaults that whoever reads it through the API sees, and the revision it has.
 func decode(value []byte, at store.Revision) (object, error) {
 	raw, _, err := scheme.Codecs.UniversalDeserializer().Decode(value, nil, nil)
 	if err != nil {
@@ -173,6 +174,7 @@ func decode(value []byte, at store.Revision) (object, error) {
 	if !ok {
 		return nil, fmt.Errorf("%T has no metadata", raw)
 	}
+	api.SetDefaults(raw)
 	decoded.SetResourceVersion(at.String())
 	return decoded, nil
 }

@@ -110,6 +110,9 @@ func (l *leader) turn(ctx context.Context) {
 	if t.Judged {
 		l.tellBrakes(t.Brakes)
 	}
+	for _, event := range t.Events {
+		l.events.record(event)
+	}
 	urgent := t.Urgent()
 	committed := make(chan []outcome, 1)
 	go func() { committed <- l.apply(ctx, urgent) }()

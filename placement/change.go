@@ -60,6 +60,9 @@ type Event struct {
 type Plan struct {
 	Changes []Change
 	Recheck time.Time
+	// Events are what is to be said although nothing changes: why a Job was not started, say. The
+	// same plan gives the same events again; whoever records them tells each only once.
+	Events []Event
 	// Failure says why the plan does less than it was asked for, in words for a condition or a
 	// log line; empty when it does not.
 	Failure string

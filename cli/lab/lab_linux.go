@@ -37,6 +37,8 @@ type Config struct {
 	Clocks bool
 	// JoinArgs are given to every peer join.
 	JoinArgs []string
+	// Zones are the peers' zones, in their order; peers beyond them have none.
+	Zones []string
 	// Progress is told what begins, and gets a function to call when that is done. Nil means silence.
 	Progress func(step string) (done func(error))
 }
@@ -139,6 +141,9 @@ func (l *Lab) addPeer(n int) (*Peer, error) {
 	peer := &Peer{
 		Name: name, Dir: filepath.Join(l.Dir, name), Log: filepath.Join(l.Dir, name+".log"), Address: host.address.String(),
 		host: host, binary: l.cfg.Binary, cgroup: l.cgroup + "/" + name,
+	}
+	if n <= len(l.cfg.Zones) {
+		peer.zone = l.cfg.Zones[n-1]
 	}
 	peer.forward, err = newForwarder("127.0.0.1:0", func(ctx context.Context) (net.Conn, error) {
 		return host.dial(ctx, "tcp", net.JoinHostPort(peer.Address, apiPort))

@@ -34,6 +34,7 @@ type Peer struct {
 
 	host    *host
 	binary  string
+	zone    string // empty for none
 	cgroup  string
 	disk    string // the file that is its disk, empty for none
 	forward *forwarder
@@ -52,9 +53,11 @@ func (p *Peer) Start(args ...string) error {
 		return err
 	}
 	defer log.Close()
-	command := exec.Command(p.binary, append([]string{
-		"join", "--data-dir", p.Dir, "--name", p.Name, "--advertise", p.Address, "--cgroup-parent", p.cgroup,
-	}, args...)...)
+	own := []string{"join", "--data-dir", p.Dir, "--name", p.Name, "--advertise", p.Address, "--cgroup-parent", p.cgroup}
+	if p.zone != "" {
+		own = append(own, "--zone", p.zone)
+	}
+	command := exec.Command(p.binary, append(own, args...)...)
 	command.Stdout, command.Stderr = log, log
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	start := command.Start

@@ -197,6 +197,10 @@ func (s *Server) target(u user.Info, object runtime.Object) (*target, error) {
 	return &target{resource: found, object: internal, metadata: metadata, user: u, server: s}, nil
 }
 
+// SetDefaults gives an object in a versioned type the values that the API gives to fields that are not set. What is stored has those of the
+// version that wrote it; who reads the store without the API, as the leaders do, gives it the others.
+func SetDefaults(versioned runtime.Object) { legacyscheme.Scheme.Default(versioned) }
+
 // requestContext says to strategies and admission what a request's URL would have said.
 func (t *target) requestContext(ctx context.Context, verb Verb) context.Context {
 	info := &request.RequestInfo{

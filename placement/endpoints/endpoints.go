@@ -31,8 +31,9 @@ const maxPerSlice = 100
 const managedBy = "endpointslice-controller.k8s.io"
 
 // Plan returns the smallest change that makes the slices and Endpoints of a service true. If the
-// service is gone, what is left of it goes too. Services without a selector and ExternalName
-// services are left alone. The view must know all nodes: pods on unknown ones count as lost.
+// service is gone, what is left of it goes too. Of services without a selector hand-made Endpoints
+// are mirrored, and nothing else is touched; so for ExternalName services. The view must know all
+// nodes: pods on unknown ones count as lost.
 func Plan(v *placement.View, service types.NamespacedName, now time.Time) placement.Plan {
 	var plan placement.Plan
 	svc, ok := v.Services.Get(service.Namespace, service.Name)
@@ -40,6 +41,7 @@ func Plan(v *placement.View, service types.NamespacedName, now time.Time) placem
 		removeAll(v, service, &plan)
 		return plan
 	}
+	planMirror(v, svc, &plan)
 	if svc.Spec.Selector == nil || svc.Spec.Type == corev1.ServiceTypeExternalName {
 		return plan
 	}
@@ -53,7 +55,7 @@ func Plan(v *placement.View, service types.NamespacedName, now time.Time) placem
 // removeAll deletes our slices and the Endpoints of a service that is gone.
 func removeAll(v *placement.View, service types.NamespacedName, plan *placement.Plan) {
 	for _, s := range v.EndpointSlices.In(service.Namespace) {
-		if s.Labels[discoveryv1.LabelServiceName] == service.Name && s.Labels[discoveryv1.LabelManagedBy] == managedBy {
+		if by := s.Labels[discoveryv1.LabelManagedBy]; s.Labels[discoveryv1.LabelServiceName] == service.Name && (by == managedBy || by == mirroredBy) {
 			plan.Add(placement.Change{Verb: placement.Delete, Object: s, UID: s.UID})
 		}
 	}
@@ -68,6 +70,8 @@ type planner struct {
 	service  *corev1.Service
 	plan     *placement.Plan
 	backends []backend // by pod name
+	// hinted are the zones that topology-aware hints name, by the pods' UIDs; of one address type, while its slices are planned.
+	hinted map[types.UID]string
 
 	samePorts    []discoveryv1.EndpointPort // see slicePorts; nil if pods may differ
 	samePortsKey string
@@ -213,7 +217,10 @@ func (b *backend) zone() string { return b.node.Labels[corev1.LabelTopologyZone]
 
 // hints say who should use an endpoint, where the service wants its traffic to stay near: KEP-4444 and KEP-3015.
 func (p *planner) hints(b *backend) *discoveryv1.EndpointHints {
-	distribution := ptr.Deref(p.service.Spec.TrafficDistribution, "")
+	if zone := p.hinted[b.pod.UID]; zone != "" {
+		return &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: zone}}}
+	}
+	distribution := trafficDistribution(p.service)
 	if distribution == "" || !p.leadsTo(b) {
 		return nil
 	}

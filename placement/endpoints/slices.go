@@ -137,6 +137,9 @@ func (p *planner) groups(family discoveryv1.AddressType) []group {
 		}
 		groups[at].members = append(groups[at].members, member{b, addresses})
 	}
+	if topologyAware(p.service) {
+		p.shareAmongZones(groups, family)
+	}
 	return groups
 }
 

@@ -111,20 +111,17 @@ func (e *evictor) leavesAt(n *placement.Node, pod *corev1.Pod, taints []corev1.T
 		return toleratedUntil(pod, taints)
 	}
 	noted := e.losses.nodes[n.Name]
-	since := noted.seen
-	at, leaves := toleratedUntil(pod, seenSince(taints, since))
+	at, leaves := toleratedUntil(pod, seenSince(taints, noted.since))
 	if placement.HasTaint(n.Object, corev1.TaintNodeOutOfService, corev1.TaintEffectNoExecute) {
 		// An administrator has sworn that the node is off.
 		return at, leaves
 	}
 	if pod.DeletionTimestamp != nil {
 		// Somebody has deleted it already, tolerations no longer count.
-		if at, leaves = pod.DeletionTimestamp.Time, true; at.Before(since) {
-			at = since
-		}
+		at, leaves = later(pod.DeletionTimestamp.Time, noted.since), true
 	}
 	if e.hasIdentity(pod) {
-		at = later(at, since.Add(e.options.Fencing))
+		at = later(at, noted.seen.Add(e.options.Fencing))
 	}
 	return noted.turn(at), leaves
 }

@@ -14,10 +14,12 @@ import (
 //
 // It belongs to one leader and is measured by that leader's own clock, because the date in a taint is another peer's: of two peers whose
 // clocks differ, one would give up a pod before its node has stopped it. What a leader sees, it sees after the loss was noted, so waiting
-// from then on is waiting long enough. A new leader waits anew, which also gives nodes that come back together with it the time to say so.
+// from then on is waiting long enough. A new leader waits anew with pods that must never run twice. With the others it believes the date,
+// but gives nodes that come back together with it, after a majority was lost, the time to say so.
 type Losses struct {
 	nodes map[string]*loss
 	next  map[string]time.Time // by zone: when the next lost node may have its turn
+	old   bool                 // the leader has looked before: what it sees now, it sees happen
 }
 
 // NewLosses returns the memory of a leader that has seen nothing yet.
@@ -26,7 +28,8 @@ func NewLosses() *Losses { return &Losses{nodes: map[string]*loss{}, next: map[s
 // loss is one node's.
 type loss struct {
 	marked time.Time // the date that its taint carries, to tell one loss from the next
-	seen   time.Time
+	seen   time.Time // since when it is surely lost
+	since  time.Time // from when on tolerations count
 	// Its pods leave no sooner than free, and everything of it is delayed. Under a brake nothing is given; what comes off then still goes
 	// node by node.
 	given bool
@@ -47,7 +50,10 @@ func (l *Losses) note(v *placement.View, zones map[string]*zone, held []Brake, o
 		for _, n := range z.lost {
 			known, marked := l.nodes[n.Name], lostAt(n)
 			if known == nil || !known.marked.Equal(marked) {
-				known = &loss{marked: marked, seen: now}
+				known = &loss{marked: marked, seen: now, since: now, free: now}
+				if !l.old && marked.Before(now) {
+					known.since, known.free = marked, now.Add(o.TakeoverGrace)
+				}
 				l.nodes[n.Name] = known
 			}
 			switch {
@@ -60,7 +66,7 @@ func (l *Losses) note(v *placement.View, zones map[string]*zone, held []Brake, o
 					free = now.Add(o.LeaseTimeout)
 				}
 				slot := later(now, l.next[name])
-				known.given, known.held, known.free, known.delay = true, false, free, slot.Sub(now)
+				known.given, known.held, known.free, known.delay = true, false, later(known.free, free), slot.Sub(now)
 				l.next[name] = slot.Add(o.NodeInterval)
 			}
 		}
@@ -68,6 +74,7 @@ func (l *Losses) note(v *placement.View, zones map[string]*zone, held []Brake, o
 			delete(l.next, name)
 		}
 	}
+	l.old = true
 }
 
 // turn is when what is due at a moment may happen to a lost node's pods.

@@ -30,6 +30,8 @@ type Options struct {
 	BrakeShare  float64
 	BrakeNodes  int
 	BrakeWindow time.Duration
+	// TakeoverGrace is what a new leader gives the nodes that it finds lost to say that they are back.
+	TakeoverGrace time.Duration
 	// NodeInterval is the pause between the evictions of two lost nodes of one zone, also when a brake has come off.
 	NodeInterval time.Duration
 	// MaxChanges bounds one plan.
@@ -43,7 +45,7 @@ func Defaults() Options {
 	return Options{
 		LeaseTimeout: 2 * time.Second, Fencing: 10 * time.Second,
 		BrakeShare: 0.55, BrakeNodes: 3, BrakeWindow: time.Minute,
-		NodeInterval: 500 * time.Millisecond, MaxChanges: 500, MaxTerminated: 12500,
+		TakeoverGrace: 3 * time.Second, NodeInterval: 500 * time.Millisecond, MaxChanges: 500, MaxTerminated: 12500,
 	}
 }
 

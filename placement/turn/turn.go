@@ -70,6 +70,8 @@ type Leader struct {
 	told map[types.NamespacedName]string
 	// reports are those of nodes that run pods of other shards.
 	reports map[string]report
+	// said are, per question, the events of its last plan that came without a change.
+	said map[placement.Ref][]placement.Event
 	// losses is what this leader has seen of lost nodes.
 	losses *repair.Losses
 }
@@ -85,6 +87,8 @@ type Turn struct {
 	// Brakes are the zones whose evictions are held back. Judged tells whether they were looked at in this turn.
 	Brakes []repair.Brake
 	Judged bool
+	// Events are to be recorded whatever becomes of the plans.
+	Events []placement.Event
 
 	pieces    []Piece
 	decisions []schedule.Decision
@@ -101,7 +105,7 @@ func New(o Options) *Leader {
 	return &Leader{
 		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}}, resting: map[placement.Ref]time.Time{},
 		closed: map[string]closedNode{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
-		losses: repair.NewLosses(),
+		said: map[placement.Ref][]placement.Event{}, losses: repair.NewLosses(),
 	}
 }
 
@@ -240,6 +244,7 @@ func (l *Leader) plan(t *Turn, refs []placement.Ref, now time.Time) {
 		}
 		l.recheck(ref, plan.Recheck)
 		l.rest(ref, now)
+		l.say(t, ref, plan.Events)
 		if len(plan.Changes) > 0 {
 			t.pieces = append(t.pieces, Piece{ref, plan})
 		}
@@ -255,6 +260,23 @@ func (l *Leader) rest(ref placement.Ref, now time.Time) {
 		l.resting[ref] = now.Add(rest)
 	} else {
 		delete(l.resting, ref)
+	}
+}
+
+// say takes in events that come without a change. A question is answered again and again; what the last answer said already is not news.
+func (l *Leader) say(t *Turn, ref placement.Ref, events []placement.Event) {
+	before := l.said[ref]
+	for _, event := range events {
+		if !slices.ContainsFunc(before, func(old placement.Event) bool {
+			return old.Regarding.GetUID() == event.Regarding.GetUID() && old.Reason == event.Reason && old.Message == event.Message
+		}) {
+			t.Events = append(t.Events, event)
+		}
+	}
+	if len(events) > 0 {
+		l.said[ref] = events
+	} else {
+		delete(l.said, ref)
 	}
 }
 

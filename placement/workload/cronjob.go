@@ -23,6 +23,9 @@ const (
 	cronJobComponent = "cronjob-controller"
 	// manyMissed is the number of missed start times from which on something is wrong: the spec or a clock.
 	manyMissed = 100
+	// longestLook is how many years back start times are looked for. A schedule that names any time names one within five years, and times
+	// of centuries, which a status may hold, overflow a duration.
+	longestLook = 10
 )
 
 // cronJob is one CronJob being planned.
@@ -36,6 +39,7 @@ type cronJob struct {
 	jobs    []*batchv1.Job
 	deleted map[types.UID]bool
 	events  []placement.Event
+	wrong   string // the reason of the event that tells why nothing starts, if it is not the schedule's sense
 }
 
 // PlanCronJob plans a CronJob's Jobs and status. A start time has one Job, whose name says which, so that
@@ -49,11 +53,14 @@ func PlanCronJob(v *placement.View, seen *batchv1.CronJob, now time.Time) placem
 	if seen.DeletionTimestamp == nil {
 		if err := c.start(); err != nil {
 			plan.Failure = err.Error()
+			c.tell(corev1.EventTypeWarning, cmp.Or(c.wrong, "InvalidSchedule"), "%v", err)
 		}
 		c.truncate()
 	}
 	if !apiequality.Semantic.DeepEqual(seen.Status, c.want.Status) {
 		plan.Add(placement.Updating(placement.UpdateStatus, seen, c.want, c.events...))
+	} else {
+		plan.Events = c.events
 	}
 	return plan
 }
@@ -108,9 +115,13 @@ func (c *cronJob) start() error {
 	served := c.seen.Status.LastScheduleTime != nil && c.seen.Status.LastScheduleTime.Time.Equal(due)
 	running := slices.ContainsFunc(c.want.Status.Active, func(r corev1.ObjectReference) bool { return r.Name == name })
 	switch {
-	case served || running || c.tooLate(due):
+	case served || running:
+		return nil
+	case c.tooLate(due):
+		c.tell(corev1.EventTypeWarning, "MissSchedule", "Missed scheduled time to start a job: %s", due.UTC().Format(time.RFC1123Z))
 		return nil
 	case c.seen.Spec.ConcurrencyPolicy == batchv1.ForbidConcurrent && len(c.want.Status.Active) > 0:
+		c.tell(corev1.EventTypeNormal, "JobAlreadyActive", "Not starting job because prior execution is running and concurrency policy is Forbid")
 		return nil // the running Job's end asks again
 	case c.seen.Spec.ConcurrencyPolicy == batchv1.ReplaceConcurrent:
 		for _, j := range c.jobs {
@@ -125,6 +136,7 @@ func (c *cronJob) start() error {
 	job := c.newJob(name, due)
 	if have, exists := c.view.Jobs.Get(job.Namespace, name); exists {
 		if !metav1.IsControlledBy(have, c.seen) {
+			c.wrong = "FailedCreate"
 			return fmt.Errorf("there is a Job %s that is not this CronJob's", name)
 		}
 		job = have
@@ -151,18 +163,21 @@ func (c *cronJob) schedule() (schedule cron.Schedule, err error) {
 	if zone := c.seen.Spec.TimeZone; zone != nil {
 		location, err := time.LoadLocation(*zone)
 		if err != nil {
+			c.wrong = "UnknownTimeZone"
 			return nil, fmt.Errorf("invalid timeZone: %q: %w", *zone, err)
 		}
 		c.now = c.now.In(location)
 	}
 	defer func() { // the library panics on some malformed zones within the text
 		if problem := recover(); problem != nil {
+			c.wrong = "UnparseableSchedule"
 			err = fmt.Errorf("unparseable schedule: %q: %v", c.seen.Spec.Schedule, problem)
 		}
 	}()
 	schedule, err = cron.ParseStandard(c.seen.Spec.Schedule)
 	if err != nil {
-		return nil, fmt.Errorf("unparseable schedule: %q: %w", c.seen.Spec.Schedule, err)
+		c.wrong = "UnparseableSchedule"
+		return nil, fmt.Errorf("unparseable schedule: %q : %w", c.seen.Spec.Schedule, err)
 	}
 	return schedule, nil
 }
@@ -177,6 +192,9 @@ func (c *cronJob) since(withDeadline bool) time.Time {
 		if earliest := c.now.Add(-time.Duration(*deadline) * time.Second); earliest.After(since) {
 			since = earliest
 		}
+	}
+	if earliest := c.now.AddDate(-longestLook, 0, 0); earliest.After(since) {
+		since = earliest
 	}
 	return since.In(c.now.Location())
 }

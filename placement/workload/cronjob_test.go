@@ -3,6 +3,7 @@ package workload
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -205,12 +206,46 @@ func TestCronJobMissedStarts(t *testing.T) {
 	if w := late(func(c *batchv1.CronJob) { c.Spec.StartingDeadlineSeconds = ptr.To[int64](1800) }); w.View.Jobs.Len() != 1 {
 		t.Errorf("%d jobs before the deadline", w.View.Jobs.Len())
 	}
+	// A status from long ago is no reason to count for long.
+	if w := late(func(c *batchv1.CronJob) {
+		c.Spec.Schedule = "* * * * *"
+		c.Status.LastScheduleTime = &metav1.Time{Time: time.Date(2, 1, 1, 0, 0, 0, 0, time.UTC)}
+	}); w.View.Jobs.Len() != 1 {
+		t.Errorf("%d jobs after two thousand years", w.View.Jobs.Len())
+	}
 	// A clock that was set back starts nothing twice.
 	w := late(func(*batchv1.CronJob) {})
 	w.Now = w.Now.Add(-100 * time.Hour)
 	w.rest()
 	if n := w.View.Jobs.Len(); n != 1 {
 		t.Errorf("%d jobs after the clock was set back", n)
+	}
+}
+
+// TestCronJobSaysWhyNothingStarts: nothing of the object changes by these, so the plan has nothing but events.
+func TestCronJobSaysWhyNothingStarts(t *testing.T) {
+	for _, test := range []struct {
+		schedule, want string
+		edit           func(*batchv1.CronJob)
+	}{
+		{"nonsense", "UnparseableSchedule: unparseable schedule: \"nonsense\" : ", func(*batchv1.CronJob) {}},
+		{"TZ=0", "UnparseableSchedule: unparseable schedule: \"TZ=0\"", func(*batchv1.CronJob) {}},
+		{"* * * * *", "UnknownTimeZone: invalid timeZone: \"Mars/Olympus\": ", func(c *batchv1.CronJob) { c.Spec.TimeZone = ptr.To("Mars/Olympus") }},
+		{"0 0 31 2 *", "InvalidSchedule: ", func(*batchv1.CronJob) {}},
+		{"0 * * * *", "JobAlreadyActive: Not starting job because prior execution is running and concurrency policy is Forbid", func(c *batchv1.CronJob) {
+			c.Spec.ConcurrencyPolicy = batchv1.ForbidConcurrent
+		}},
+	} {
+		t.Run(test.want[:12], func(t *testing.T) {
+			w := newCrons(t, test.schedule, test.edit)
+			w.Now = w.Now.Add(time.Hour)
+			w.rest() // it runs the first time, if it may
+			w.Now = w.Now.Add(time.Hour + 2*time.Minute)
+			plan := w.plan()
+			if len(plan.Changes) != 0 || len(plan.Events) != 1 || !strings.HasPrefix(plan.Events[0].Reason+": "+plan.Events[0].Message, test.want) {
+				t.Errorf("%d changes, events %+v, want %s", len(plan.Changes), plan.Events, test.want)
+			}
+		})
 	}
 }
 

@@ -149,7 +149,10 @@ func (d *daemonSet) writeStatus() {
 	want := d.seen.DeepCopy()
 	want.Status = appsv1.DaemonSetStatus{
 		DesiredNumberScheduled: int32(d.desired), ObservedGeneration: d.seen.Generation,
-		CollisionCount: d.seen.Status.CollisionCount, Conditions: d.seen.Status.Conditions,
+		CollisionCount: d.seen.Status.CollisionCount,
+		Conditions: withFailure(d.seen.Status.Conditions, d.failure, appsv1.DaemonSetCondition{
+			Type: replicaFailure, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(d.now), Reason: failedCreate, Message: d.failure,
+		}, func(c appsv1.DaemonSetCondition) bool { return c.Type == replicaFailure }),
 	}
 	if d.collisions > 0 {
 		want.Status.CollisionCount = ptr.To(d.collisions)

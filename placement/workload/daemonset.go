@@ -49,6 +49,7 @@ type daemonSet struct {
 	strays  []*corev1.Pod // for nodes that are gone, and without one
 	desired int
 	waiting int
+	failure string          // why pods are missing, "" if nothing is in the way
 	live    map[string]bool // hashes of the pods there are
 	deleted map[*corev1.Pod]bool
 	created map[string]bool // by node
@@ -345,6 +346,7 @@ func (d *daemonSet) delete(pod *corev1.Pod, events ...placement.Event) {
 func (d *daemonSet) create(nodes []string) {
 	names := placement.NewNames(string(d.seen.UID), d.now.UTC().Format(time.RFC3339Nano))
 	quota := min(len(nodes), quotaOf(d.view, d.seen.UID, d.waiting, d.plan, d.now))
+	d.failure = shortage(d.view, d.seen.UID, len(nodes)-quota, d.waiting)
 	for _, node := range nodes[:quota] {
 		pod := podFromTemplate(&d.seen.Spec.Template, d.owner)
 		pod.Spec.Tolerations = slices.Clone(d.tolerations)

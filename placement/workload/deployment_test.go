@@ -302,6 +302,15 @@ func TestAMillionReplicasAreBoundedWork(t *testing.T) {
 	if plan := PlanDeployment(c.View, c.deployment(), c.Now); len(plan.Changes) != maxBurst+2 {
 		t.Errorf("%d changes in one plan", len(plan.Changes))
 	}
+	for range 5 {
+		if err := c.Apply(PlanDeployment(c.View, c.deployment(), c.Now)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	failure := conditionOf(&c.deployment().Status, appsv1.DeploymentReplicaFailure)
+	if n := len(c.Pods("default")); n != maxWaiting || failure == nil || !strings.Contains(failure.Message, "1000 pods wait for a node") {
+		t.Errorf("%d pods wait, condition %+v", n, failure)
+	}
 }
 
 func TestEvents(t *testing.T) {

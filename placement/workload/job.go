@@ -45,6 +45,7 @@ type job struct {
 
 	verdict *batchv1.JobCondition // why the Job ends, nil while it goes on
 	more    bool                  // pods that have ended are left to count
+	failure string                // why pods are missing, "" if nothing is in the way
 	events  []placement.Event
 }
 
@@ -376,6 +377,10 @@ func (j *job) letGo() {
 func (j *job) writeStatus() {
 	s := &j.want.Status
 	s.Active, s.Ready, s.Terminating = j.active, ptr.To(j.ready), ptr.To(j.stopping)
+	s.Conditions = withFailure(s.Conditions, j.failure, batchv1.JobCondition{
+		Type: replicaFailure, Status: corev1.ConditionTrue, LastProbeTime: metav1.NewTime(j.now), LastTransitionTime: metav1.NewTime(j.now),
+		Reason: failedCreate, Message: j.failure,
+	}, func(c batchv1.JobCondition) bool { return c.Type == replicaFailure })
 	if j.verdict != nil {
 		j.conclude()
 	}

@@ -176,6 +176,9 @@ func TestAMillionIndexes(t *testing.T) {
 	if n := len(w.pods()); n != maxWaiting {
 		t.Errorf("%d pods wait, want %d", n, maxWaiting)
 	}
+	if c := w.job().Status.Conditions; len(c) != 1 || c[0].Type != replicaFailure || !strings.Contains(c[0].Message, "1000 pods wait for a node") {
+		t.Errorf("conditions %+v", c)
+	}
 }
 
 // TestIndexesAreASet compares runs of indexes with a plain set.

@@ -61,6 +61,7 @@ func (j *job) manage() {
 		}
 	}
 	count := min(missing, quotaOf(j.view, j.seen.UID, waiting, j.plan, j.now))
+	j.failure = shortage(j.view, j.seen.UID, missing-count, waiting)
 	names := placement.NewNames(string(j.seen.UID), j.now.UTC().Format(time.RFC3339Nano))
 	if !j.indexed() {
 		for range count {

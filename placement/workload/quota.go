@@ -2,6 +2,7 @@ package workload
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -42,5 +43,26 @@ func shortage(v *placement.View, owner types.UID, missing, waiting int) string {
 		return fmt.Sprintf("%d pods wait for a node; no more are created until some of them have one", waiting)
 	default:
 		return v.Failure(owner)
+	}
+}
+
+// replicaFailure is the condition that tells why pods are missing. Kubernetes knows it from ReplicaSets and Deployments; StatefulSets,
+// DaemonSets and Jobs have the same words for it here.
+const replicaFailure = "ReplicaFailure"
+
+// failedCreate is its reason.
+const failedCreate = "FailedCreate"
+
+// withFailure is a list of conditions with the one that tells of a failure as long as there is one. A condition that is there already
+// stays as it is: its text may count pods, and need not be written with each of them.
+func withFailure[C any](have []C, failure string, condition C, is func(C) bool) []C {
+	has := slices.ContainsFunc(have, is)
+	switch {
+	case failure == "" && has:
+		return slices.DeleteFunc(slices.Clone(have), is)
+	case failure != "" && !has:
+		return append(slices.Clone(have), condition)
+	default:
+		return have
 	}
 }

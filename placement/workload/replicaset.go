@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -60,19 +59,9 @@ func replicaSetStatus(v *placement.View, rs *appsv1.ReplicaSet, pods *replicas, 
 }
 
 func replicaSetConditions(rs *appsv1.ReplicaSet, failure, reason string, now time.Time) []appsv1.ReplicaSetCondition {
-	isFailure := func(c appsv1.ReplicaSetCondition) bool { return c.Type == appsv1.ReplicaSetReplicaFailure }
-	has := slices.ContainsFunc(rs.Status.Conditions, isFailure)
-	switch {
-	case failure == "" && has:
-		return slices.DeleteFunc(slices.Clone(rs.Status.Conditions), isFailure)
-	case failure != "" && !has:
-		return append(slices.Clone(rs.Status.Conditions), appsv1.ReplicaSetCondition{
-			Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
-			LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: failure,
-		})
-	default:
-		return rs.Status.Conditions
-	}
+	return withFailure(rs.Status.Conditions, failure, appsv1.ReplicaSetCondition{
+		Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: failure,
+	}, func(c appsv1.ReplicaSetCondition) bool { return c.Type == appsv1.ReplicaSetReplicaFailure })
 }
 
 // PlanReplicationController plans a ReplicationController's pods and status.
@@ -110,19 +99,9 @@ func PlanReplicationController(v *placement.View, rc *corev1.ReplicationControll
 }
 
 func replicationConditions(rc *corev1.ReplicationController, failure, reason string, now time.Time) []corev1.ReplicationControllerCondition {
-	isFailure := func(c corev1.ReplicationControllerCondition) bool {
+	return withFailure(rc.Status.Conditions, failure, corev1.ReplicationControllerCondition{
+		Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: failure,
+	}, func(c corev1.ReplicationControllerCondition) bool {
 		return c.Type == corev1.ReplicationControllerReplicaFailure
-	}
-	has := slices.ContainsFunc(rc.Status.Conditions, isFailure)
-	switch {
-	case failure == "" && has:
-		return slices.DeleteFunc(slices.Clone(rc.Status.Conditions), isFailure)
-	case failure != "" && !has:
-		return append(slices.Clone(rc.Status.Conditions), corev1.ReplicationControllerCondition{
-			Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue,
-			LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: failure,
-		})
-	default:
-		return rc.Status.Conditions
-	}
+	})
 }

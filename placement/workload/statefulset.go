@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
@@ -335,6 +336,13 @@ func (s *statefulSet) writeStatus() {
 	if size := int32(s.size); st.UpdatedReplicas == size && st.ReadyReplicas == size && st.Replicas == size {
 		st.CurrentReplicas, st.CurrentRevision = st.UpdatedReplicas, st.UpdateRevision
 	}
+	failure := ""
+	if s.seen.DeletionTimestamp == nil {
+		failure = shortage(s.view, s.seen.UID, s.size-len(s.replicas), s.waiting())
+	}
+	st.Conditions = withFailure(st.Conditions, failure, appsv1.StatefulSetCondition{
+		Type: replicaFailure, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(s.now), Reason: failedCreate, Message: failure,
+	}, func(c appsv1.StatefulSetCondition) bool { return c.Type == replicaFailure })
 	if !apiequality.Semantic.DeepEqual(s.seen.Status, *st) {
 		s.plan.Add(placement.Updating(placement.UpdateStatus, s.seen, want))
 	}

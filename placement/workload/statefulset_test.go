@@ -323,6 +323,16 @@ func TestAMillionStatefulReplicas(t *testing.T) {
 	if n := len(w.Pods("default")); n != maxWaiting {
 		t.Errorf("%d pods wait, want %d", n, maxWaiting)
 	}
+	if c := w.set().Status.Conditions; len(c) != 1 || c[0].Type != replicaFailure || !strings.Contains(c[0].Message, "1000 pods wait for a node") {
+		t.Errorf("conditions %+v", c)
+	}
+	small := w.set().DeepCopy()
+	small.Spec.Replicas = ptr.To[int32](1000)
+	w.Put(small)
+	w.plan()
+	if c := w.set().Status.Conditions; len(c) != 0 {
+		t.Errorf("with no more than can wait, conditions %+v", c)
+	}
 }
 
 // TestStatefulSetKeepsItsBounds: whatever happens, ordered pods start after all before them, a rollout

@@ -5,6 +5,8 @@
 //	e2e get URL      fetch URL over a new connection and print the body
 //	e2e resolve NAME print the IPv4 addresses that a name has
 //	e2e pause        do nothing until SIGTERM
+//	e2e record DIR   keep in a new file of DIR, named after the host and the moment, when this process began and when it last ran, in
+//	                 nanoseconds of CLOCK_MONOTONIC, which all containers of a machine share; SIGTERM does not end it
 package main
 
 import (
@@ -16,10 +18,12 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -47,6 +51,8 @@ func run(args []string) error {
 		return serve(ctx, port)
 	case len(args) == 2 && args[0] == "get":
 		return get(ctx, args[1])
+	case len(args) == 2 && args[0] == "record":
+		return record(args[1])
 	case len(args) == 2 && args[0] == "resolve":
 		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", args[1])
 		for _, address := range addresses {
@@ -54,7 +60,40 @@ func run(args []string) error {
 		}
 		return err
 	}
-	return errors.New("usage: e2e serve PORT | get URL | resolve NAME | pause")
+	return errors.New("usage: e2e serve PORT | get URL | resolve NAME | record DIR | pause")
+}
+
+// record runs until it is killed.
+func record(dir string) error {
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	begun, err := monotonic()
+	if err != nil {
+		return err
+	}
+	file, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s.%d", name, begun)))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for {
+		now, err := monotonic()
+		if err != nil {
+			return err
+		}
+		if _, err := file.WriteAt(fmt.Appendf(nil, "%020d %020d\n", begun, now), 0); err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func monotonic() (int64, error) {
+	var now unix.Timespec
+	err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	return now.Nano(), err
 }
 
 func get(ctx context.Context, url string) error {
