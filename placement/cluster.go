@@ -38,10 +38,12 @@ type Object interface {
 
 // View is an indexed picture of one shard's objects and of all nodes.
 type View struct {
-	nodes map[string]*Node // also nodes that only pods or a usage report have named so far
-	slots []*Node          // nodes whose object is known, in no particular order
-	names []string         // names of slots, sorted; nil after a change
-	ring  []int32          // slots by hash; nil after a change
+	nodes    map[string]*Node // also nodes that only pods or a usage report have named so far
+	slots    []*Node          // nodes whose object is known, in no particular order
+	names    []string         // names of slots, sorted; nil after a change
+	ring     []int32          // slots by hash; nil after a change
+	zones    map[string]int   // how many nodes with an object each has
+	troubled map[string]*Node // see Troubled
 
 	pods    map[types.NamespacedName]*Pod
 	podsIn  map[string]map[string]*Pod
@@ -89,6 +91,8 @@ type View struct {
 func NewView() *View {
 	return &View{
 		nodes:        map[string]*Node{},
+		zones:        map[string]int{},
+		troubled:     map[string]*Node{},
 		pods:         map[types.NamespacedName]*Pod{},
 		podsIn:       map[string]map[string]*Pod{},
 		podsOf:       map[types.UID]map[types.NamespacedName]*Pod{},

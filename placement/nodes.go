@@ -2,6 +2,7 @@ package placement
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -51,13 +52,18 @@ type Node struct {
 	Images         map[string]int64 // size in bytes by image name
 
 	hash    uint64
-	slot    int    // index in View.slots; -1 without an object
-	pods    []*Pod // in no particular order; each knows its index
-	ports   map[HostPort]int
-	foreign NodeUsage
+	slot    int              // index in View.slots; -1 without an object
+	zone    string           // of Object
+	pods    []*Pod           // in no particular order; each knows its index
+	ports   map[HostPort]int // nil without any
+	foreign *NodeUsage       // never nil
 	// strangers are the pods of foreign.
 	strangers []*Pod
+	counted   bool // in View.zones
 }
+
+// noUsage is what a node reports that runs nothing of others. It is never written to.
+var noUsage NodeUsage
 
 // Pods are the pods on the node that the view holds and that still take room, sorted by key.
 func (n *Node) Pods() []*Pod { return sortPods(slices.Clone(n.pods)) }
@@ -96,12 +102,7 @@ func (n *Node) UnexplainedPortTaken(p HostPort) bool {
 }
 
 // Zone is the node's zone within its region, "" without one.
-func (n *Node) Zone() string {
-	if n.Object == nil {
-		return ""
-	}
-	return ZoneOf(n.Object)
-}
+func (n *Node) Zone() string { return n.zone }
 
 // ZoneOf is a node's zone label, prefixed by its region where there is one.
 func ZoneOf(node *corev1.Node) string {
@@ -223,11 +224,11 @@ func (v *View) NodesWithImage(name string) int { return v.imageNodes[name] }
 // may fit now.
 func (v *View) SetUsage(u NodeUsage) {
 	n := v.nodeEntry(u.Node)
-	if u.freesAny(n.foreign) {
+	if u.freesAny(*n.foreign) {
 		v.mark(KindNode, types.NamespacedName{Name: u.Node})
 	}
 	v.dropUsage(n)
-	n.foreign = u
+	n.foreign = &u
 	for _, pod := range u.Pods {
 		if _, own := v.pods[keyOf(pod)]; own || Finished(pod) {
 			continue
@@ -259,7 +260,7 @@ func (u NodeUsage) freesAny(before NodeUsage) bool {
 func (v *View) nodeEntry(name string) *Node {
 	n := v.nodes[name]
 	if n == nil {
-		n = &Node{Name: name, hash: Hash(name), slot: -1, ports: map[HostPort]int{}}
+		n = &Node{Name: name, hash: Hash(name), slot: -1, foreign: &noUsage}
 		v.nodes[name] = n
 	}
 	return n
@@ -276,13 +277,17 @@ func (v *View) upsertNode(o *corev1.Node) {
 	old := n.Object
 	n.Object = o
 	n.Allocatable = ResourcesOf(o.Status.Allocatable)
-	n.Images = map[string]int64{}
+	n.Images = nil
+	if len(o.Status.Images) > 0 {
+		n.Images = map[string]int64{}
+	}
 	for _, image := range o.Status.Images {
 		for _, name := range image.Names {
 			n.Images[name] = image.SizeBytes
 		}
 	}
 	v.moveImages(n, 1)
+	v.countNode(n)
 	v.touchNode(n, old, o)
 }
 
@@ -299,6 +304,7 @@ func (v *View) deleteNode(name string) {
 	v.names, v.ring = nil, nil
 	old := n.Object
 	n.Object, n.Allocatable, n.Images, n.slot = nil, Resources{}, nil, -1
+	v.countNode(n)
 	v.dropUsage(n)
 	v.touchNode(n, old, nil)
 	v.forgetNode(n)
@@ -313,7 +319,7 @@ func (v *View) dropUsage(n *Node) {
 	n.Requested.Sub(n.foreign.Granted)
 	n.ScoredMilliCPU -= n.foreign.Granted.MilliCPU
 	n.ScoredMemory -= n.foreign.Granted.Memory
-	n.foreign = NodeUsage{}
+	n.foreign = &noUsage
 }
 
 // forgetNode drops an entry that nothing names any more.
@@ -330,4 +336,38 @@ func (v *View) moveImages(n *Node, by int) {
 			delete(v.imageNodes, name)
 		}
 	}
+}
+
+// countNode keeps what the view knows of zones and of nodes in trouble, after a node's object has come, changed or gone.
+func (v *View) countNode(n *Node) {
+	zone := ""
+	if n.Object != nil {
+		zone = ZoneOf(n.Object)
+	}
+	if n.counted && (n.Object == nil || zone != n.zone) {
+		if v.zones[n.zone]--; v.zones[n.zone] == 0 {
+			delete(v.zones, n.zone)
+		}
+		n.counted = false
+	}
+	if n.zone = zone; n.Object != nil && !n.counted {
+		v.zones[zone]++
+		n.counted = true
+	}
+	if n.Object != nil && (n.Ready() != corev1.ConditionTrue || slices.ContainsFunc(n.Object.Spec.Taints, evicts)) {
+		v.troubled[n.Name] = n
+	} else {
+		delete(v.troubled, n.Name)
+	}
+}
+
+func evicts(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute }
+
+// Zones is how many nodes each zone has. It is the view's own and must not be changed.
+func (v *View) Zones() map[string]int { return v.zones }
+
+// Troubled lists the nodes whose pods may have to leave: those that are not ready or have a NoExecute taint, sorted by name. Lost nodes
+// are among them.
+func (v *View) Troubled() []*Node {
+	return slices.SortedFunc(maps.Values(v.troubled), func(a, b *Node) int { return strings.Compare(a.Name, b.Name) })
 }

@@ -226,6 +226,9 @@ func (v *View) linkPod(key types.NamespacedName, p *Pod) {
 		n.Requested.Add(p.Requests)
 		n.ScoredMilliCPU += p.HeldMilliCPU
 		n.ScoredMemory += p.HeldMemory
+		if n.ports == nil && len(p.Ports) > 0 {
+			n.ports = map[HostPort]int{}
+		}
 		for _, port := range p.Ports {
 			n.ports[port]++
 		}

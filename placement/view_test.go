@@ -51,6 +51,13 @@ func genPod(t *rapid.T) *corev1.Pod {
 func genNode(t *rapid.T) *corev1.Node {
 	n := &corev1.Node{}
 	n.Name = fmt.Sprintf("n%d", rapid.IntRange(0, 2).Draw(t, "name"))
+	n.Labels = map[string]string{corev1.LabelTopologyZone: rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "zone")}
+	for _, status := range rapid.SliceOfN(rapid.SampledFrom([]corev1.ConditionStatus{corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown}), 0, 1).Draw(t, "ready") {
+		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status}}
+	}
+	for _, effect := range rapid.SliceOfN(rapid.SampledFrom([]corev1.TaintEffect{corev1.TaintEffectNoExecute, corev1.TaintEffectNoSchedule}), 0, 2).Draw(t, "taints") {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "k", Effect: effect})
+	}
 	n.Status.Images = []corev1.ContainerImage{{Names: []string{rapid.SampledFrom([]string{"a:1", "b:1"}).Draw(t, "image")}, SizeBytes: 1}}
 	return n
 }
@@ -102,6 +109,25 @@ func countedSets(v *View) string {
 	return strings.Join(lines, "")
 }
 
+// checkTroubled compares what the view keeps of zones and of nodes in trouble with a look at every node.
+func checkTroubled(t *rapid.T, v *View) {
+	zones, troubled := map[string]int{}, []string{}
+	for _, n := range v.Nodes() {
+		zones[ZoneOf(n.Object)]++
+		taints := slices.ContainsFunc(n.Object.Spec.Taints, func(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute })
+		if taints || n.Ready() != corev1.ConditionTrue {
+			troubled = append(troubled, n.Name)
+		}
+	}
+	kept := []string{}
+	for _, n := range v.Troubled() {
+		kept = append(kept, n.Name)
+	}
+	if !maps.Equal(zones, v.Zones()) || !slices.Equal(troubled, kept) {
+		t.Fatalf("zones %v and troubled %v are kept; there are %v and %v", v.Zones(), kept, zones, troubled)
+	}
+}
+
 // TestIncrementalEqualsRebuilt: after any history the view is the same as one that was built from
 // what is left, in another order.
 func TestIncrementalEqualsRebuilt(t *testing.T) {
@@ -150,6 +176,7 @@ func TestIncrementalEqualsRebuilt(t *testing.T) {
 		for _, u := range usage {
 			fresh.SetUsage(u)
 		}
+		checkTroubled(t, v)
 		if got, want := face(v), face(fresh); got != want {
 			t.Fatalf("grown:\n%s\nrebuilt:\n%s", got, want)
 		}

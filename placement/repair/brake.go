@@ -23,17 +23,15 @@ type zone struct {
 	lost  []*placement.Node // in the order in which they were lost
 }
 
+// zonesOf costs as much as there are zones and nodes in trouble.
 func zonesOf(v *placement.View) map[string]*zone {
 	zones := map[string]*zone{}
-	for _, n := range v.Nodes() {
-		z := zones[n.Zone()]
-		if z == nil {
-			z = &zone{}
-			zones[n.Zone()] = z
-		}
-		z.nodes++
+	for name, nodes := range v.Zones() {
+		zones[name] = &zone{nodes: nodes}
+	}
+	for _, n := range v.Troubled() {
 		if n.Lost() {
-			z.lost = append(z.lost, n)
+			zones[n.Zone()].lost = append(zones[n.Zone()].lost, n)
 		}
 	}
 	for _, z := range zones {

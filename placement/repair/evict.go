@@ -30,7 +30,7 @@ func PlanEvictions(v *placement.View, losses *Losses, o Options, now time.Time) 
 	zones := zonesOf(v)
 	e.Brakes = brakes(zones, o)
 	losses.note(v, zones, e.Brakes, o, now)
-	for _, n := range v.Nodes() {
+	for _, n := range v.Troubled() {
 		e.visit(n)
 	}
 	for _, name := range v.Vanished() {
