@@ -48,6 +48,17 @@ func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 	return known, nil
 }
 
+// Quarantined lists the shards whose replica here is left stopped, with the reason.
+func (h *Host) Quarantined() map[uint64]string {
+	all := map[uint64]string{}
+	for _, d := range h.disk.replicas() {
+		if !d.Removing && d.Quarantine != "" {
+			all[d.Shard] = d.Quarantine
+		}
+	}
+	return all
+}
+
 func (h *Host) statusOf(shard uint64) ShardStatus { return h.describe(shard, h.shardInfos()) }
 
 func (h *Host) shardInfos() []dragonboat.ShardInfo {

@@ -24,6 +24,9 @@ const (
 	// pressure is looked at again, so that leaders do not go back and forth with it.
 	pressedRecords = "/shoal/pressed/"
 	pressedFor     = time.Minute
+	// offFor is pressedFor of a clock that is off. It is measured all the time, and when it is right its peer may be needed: a second one
+	// that goes wrong hands over to nobody who should lead nothing.
+	offFor = 15 * time.Second
 )
 
 // runBalance looks after this peer's share of leaderships until ctx ends. It stands apart from runLeaderships, because handing over takes
@@ -42,27 +45,33 @@ func (p *Peer) runBalance(ctx context.Context) error {
 		case <-time.After(interval):
 		}
 		for peer, why := range p.pressed(ctx) {
-			if time.Since(told[peer]) < pressedFor/2 {
+			if time.Now().Before(told[peer]) {
 				continue
 			}
-			p.log.Warn("a peer should lead nothing for a while", "peer", p.nameFor(peer), "reason", why)
+			p.log.Warn("a peer should lead nothing for a while", "peer", p.nameFor(peer), "reason", why.words, "for", why.lasts)
 			if err := p.tellPressure(ctx, peer, why); err == nil {
-				told[peer] = time.Now()
+				told[peer] = time.Now().Add(why.lasts / 2)
 			}
 		}
 		p.balance(ctx)
 	}
 }
 
+// pressure is why a peer should lead nothing, and for how long when it is not said again.
+type pressure struct {
+	words string
+	lasts time.Duration
+}
+
 // pressed are the peers of which this one has to say that they should lead nothing, with the reason: itself, when it is under pressure,
 // and from the meta leader those whose clocks are off, because they cannot write it down themselves.
-func (p *Peer) pressed(ctx context.Context) map[string]string {
-	pressed := map[string]string{}
+func (p *Peer) pressed(ctx context.Context) map[string]pressure {
+	pressed := map[string]pressure{}
 	if p.clock.problem() != "" || !p.serving.Load() {
 		return pressed
 	}
-	if why := p.pressure(ctx); why != "" {
-		pressed[p.self.ID] = why
+	if why := p.short(ctx); why != "" {
+		pressed[p.self.ID] = pressure{why, pressedFor}
 	}
 	if !p.leadsMeta() {
 		return pressed
@@ -70,14 +79,14 @@ func (p *Peer) pressed(ctx context.Context) map[string]string {
 	off := p.renewals.off(thisMoment())
 	for _, member := range p.members.Members() {
 		if words := off[member.Name]; words != "" {
-			pressed[member.PeerID] = "its clock is " + words + " the others'"
+			pressed[member.PeerID] = pressure{"its clock is " + words + " the others'", offFor}
 		}
 	}
 	return pressed
 }
 
-// pressure says what is short on this peer's host; "" is nothing.
-func (p *Peer) pressure(ctx context.Context) string {
+// short says what this peer's host is short of; "" is nothing.
+func (p *Peer) short(ctx context.Context) string {
 	now, err := p.node.stats.Pressure(ctx)
 	switch {
 	case err != nil:
@@ -91,11 +100,11 @@ func (p *Peer) pressure(ctx context.Context) string {
 	}
 }
 
-func (p *Peer) tellPressure(ctx context.Context, peer, why string) error {
+func (p *Peer) tellPressure(ctx context.Context, peer string, why pressure) error {
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
 	_, err := p.host.Propose(ctx, consensus.MetaShard, store.Transaction{Ops: []store.Op{{
-		Key: pressedRecords + peer, Value: []byte(why), Expires: time.Now().Add(pressedFor).UnixMilli(),
+		Key: pressedRecords + peer, Value: []byte(why.words), Expires: time.Now().Add(why.lasts).UnixMilli(),
 	}}})
 	return err
 }
@@ -108,7 +117,7 @@ func (p *Peer) unfit(ctx context.Context) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pressed, err := recordedUnder(ctx, p.host, pressedRecords)
+	pressed, err := recordedUnder(ctx, p.host, pressedRecords, p.clock.now())
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +127,7 @@ func (p *Peer) unfit(ctx context.Context) (map[string]bool, error) {
 	if p.clock.problem() != "" || !p.serving.Load() {
 		unfit[p.self.ID] = true // as a leader it would do nothing
 	}
-	back, err := restarting(ctx, p.host, time.Now())
+	back, err := restarting(ctx, p.host, p.clock.now())
 	if err != nil {
 		return nil, err
 	}
@@ -132,18 +141,18 @@ func (p *Peer) unfit(ctx context.Context) (map[string]bool, error) {
 
 // leaving are the peers that give up what they hold, by peer ID.
 func (p *Peer) leaving(ctx context.Context) (map[string]bool, error) {
-	return recordedUnder(ctx, p.host, leavingPrefix)
+	return recordedUnder(ctx, p.host, leavingPrefix, p.clock.now())
 }
 
-// recordedUnder reads which keys exist under a prefix, without it. What has expired does not count.
-func recordedUnder(ctx context.Context, host *consensus.Host, prefix string) (map[string]bool, error) {
+// recordedUnder reads which keys exist under a prefix, without it. What has expired at now does not count.
+func recordedUnder(ctx context.Context, host *consensus.Host, prefix string, now time.Time) (map[string]bool, error) {
 	list, err := host.List(ctx, consensus.MetaShard, consensus.ListOptions{Prefix: prefix}, consensus.Local)
 	if err != nil {
 		return nil, err
 	}
 	found := map[string]bool{}
 	for _, kv := range list.KVs {
-		if kv.Expires == 0 || kv.Expires > time.Now().UnixMilli() {
+		if kv.Expires == 0 || kv.Expires > now.UnixMilli() {
 			found[strings.TrimPrefix(kv.Key, prefix)] = true
 		}
 	}

@@ -42,6 +42,12 @@ func (c *clock) aheadAt(now lease.Moment) (time.Duration, bool) {
 	return c.clock.Ahead(now)
 }
 
+// now is the time of day by the peers' median, as far as it is known: what expires does so by that.
+func (c *clock) now() time.Time {
+	ahead, _ := c.ahead()
+	return time.Now().Add(-ahead)
+}
+
 // problem is one sentence on a clock that keeps this peer from writing, "" if it does not.
 func (c *clock) problem() string {
 	if ahead, known := c.ahead(); known && offBy(ahead) != "" {

@@ -37,7 +37,7 @@ func TestTheTableFollowsItsOwnClocksJumps(t *testing.T) {
 	table := &renewals{}
 	now := time.Now()
 	for _, node := range []string{"self", "b", "c"} {
-		table.renew(node, now, 0)
+		table.renew(node, now, 0, nil)
 	}
 	at := thisMoment()
 	jumped := lease.Moment{Wall: at.Wall.Add(3 * time.Hour), Up: at.Up}
@@ -55,7 +55,7 @@ func TestTheTableSaysWhoseClockIsOff(t *testing.T) {
 	for node, ahead := range map[string]time.Duration{
 		"self": 0, "b": time.Second, "fast": 3 * time.Hour, "slow": -3 * time.Hour, "c": -time.Second,
 	} {
-		table.renew(node, now, ahead)
+		table.renew(node, now, ahead, nil)
 	}
 	at := thisMoment()
 	if off := table.off(at); len(off) != 2 || !strings.Contains(off["fast"], "3h0m0s ahead") || !strings.Contains(off["slow"], "3h0m0s behind") {
@@ -70,8 +70,8 @@ func TestTheTableSaysWhoseClockIsOff(t *testing.T) {
 func TestTwoClocksThatDisagree(t *testing.T) {
 	table := &renewals{}
 	now := time.Now()
-	table.renew("self", now, 0)
-	table.renew("b", now, 2*time.Hour)
+	table.renew("self", now, 0, nil)
+	table.renew("b", now, 2*time.Hour, nil)
 	if got := table.ahead().Round(time.Second); got != 0 {
 		t.Errorf("the earlier clock of two is %v ahead", got)
 	}

@@ -138,6 +138,7 @@ func (p *Peer) leadMeta(ctx context.Context) error {
 		advertise: p.api.SetKubernetesEndpoints, forget: p.forgetGone, events: newEvents(recorders), log: p.log,
 		shards: &shardKeeper{
 			host: p.host, members: p.members.Members, changed: changed, log: p.log,
+			quarantined: func(member membership.Member) []uint64 { return p.renewals.quarantined(member.Name) },
 		},
 	}).Run(ctx)
 }

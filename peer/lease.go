@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -27,10 +28,12 @@ const (
 	fenceGrace    = fence.Grace
 )
 
-// leaseRequest renews the lease of the calling peer's node. Now is that peer's clock.
+// leaseRequest renews the lease of the calling peer's node. Now is that peer's clock; Quarantined are the shards whose replica there is
+// left stopped, for whoever decides where replicas are.
 type leaseRequest struct {
-	Node string    `json:"node"`
-	Now  time.Time `json:"now"`
+	Node        string    `json:"node"`
+	Now         time.Time `json:"now"`
+	Quarantined []uint64  `json:"quarantined,omitempty"`
 }
 
 // leaseAnswer says when the lease was renewed, by the clock of the peer that holds the table, and how far that clock is ahead of the
@@ -123,18 +126,20 @@ func (r *renewer) renew(ctx context.Context) error {
 		return errors.New("the meta shard has no leader")
 	case r.self:
 		now := thisMoment()
-		r.local.renew(r.node, time.Now(), 0)
+		r.local.renew(r.node, time.Now(), 0, r.quarantined())
 		r.clock.note(r.local.aheadAt(now), now)
 		return nil
 	}
 	var answer leaseAnswer
 	begun := thisMoment()
-	if err := r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node, Now: begun.Wall}, &answer); err != nil {
+	if err := r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node, Now: begun.Wall, Quarantined: r.quarantined()}, &answer); err != nil {
 		return err
 	}
 	r.clock.note(lease.Exchange(begun, thisMoment(), answer.Renewed, answer.Ahead), begun)
 	return nil
 }
+
+func (r *renewer) quarantined() []uint64 { return slices.Sorted(maps.Keys(r.host.Quarantined())) }
 
 func (r *renewer) note(at time.Time) {
 	r.lock.Lock()
@@ -158,7 +163,7 @@ func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) 
 			return leaseAnswer{}, errors.New("a peer renews only its own node's lease")
 		}
 		now := thisMoment()
-		table.renew(in.Node, time.Now(), in.Now.Sub(now.Wall))
+		table.renew(in.Node, time.Now(), in.Now.Sub(now.Wall), in.Quarantined)
 		return leaseAnswer{Renewed: now.Wall, Ahead: table.aheadAt(now)}, nil
 	})
 }

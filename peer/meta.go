@@ -22,12 +22,25 @@ import (
 type renewals struct {
 	lock  sync.Mutex
 	table lease.Table
+	// broken are the shards whose replica on a node is quarantined.
+	broken map[string][]uint64
 }
 
-func (r *renewals) renew(node string, now time.Time, offset time.Duration) {
+func (r *renewals) renew(node string, now time.Time, offset time.Duration, broken []uint64) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
 	r.table.Renew(node, now, offset, thisMoment())
+	if r.broken == nil {
+		r.broken = map[string][]uint64{}
+	}
+	r.broken[node] = broken
+}
+
+// quarantined are the shards whose replica on a node is quarantined, as the node said last.
+func (r *renewals) quarantined(node string) []uint64 {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	return r.broken[node]
 }
 
 // ahead is how far this peer's clock is ahead of the median of all clocks that the table has heard of.

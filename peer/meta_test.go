@@ -21,8 +21,8 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 		view.Upsert(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	}
 	table := &renewals{}
-	table.renew("heard", now.Add(-100*time.Millisecond), 0)
-	table.renew("early", now.Add(-10*time.Second), 0) // in an earlier term of this peer
+	table.renew("heard", now.Add(-100*time.Millisecond), 0, nil)
+	table.renew("early", now.Add(-10*time.Second), 0, nil) // in an earlier term of this peer
 	m := &meta{
 		renewals: table, repair: repair.Defaults(), view: view, since: now.Add(-time.Second),
 		failed: func() map[string]bool { return map[string]bool{"failed": true, "restarting": true} },
@@ -51,14 +51,14 @@ func TestClocksAreMeasuredAgainstTheMedian(t *testing.T) {
 	if table.ahead() != 0 {
 		t.Fatal("alone, a clock is its own median")
 	}
-	table.renew("self", now, 0)
-	table.renew("b", now, -3*time.Second)
-	table.renew("c", now, -3*time.Second-time.Millisecond)
+	table.renew("self", now, 0, nil)
+	table.renew("b", now, -3*time.Second, nil)
+	table.renew("c", now, -3*time.Second-time.Millisecond, nil)
 	if got := table.ahead(); (got - 3*time.Second).Abs() > time.Second {
 		t.Fatalf("two clocks agree that this one is 3 s ahead, it thinks %s", got)
 	}
 	// A clock's age counts from when it was told, so what agrees does so up to the time between two calls.
-	table.renew("b", now, 0)
+	table.renew("b", now, 0, nil)
 	if got := table.ahead(); got.Abs() > time.Second {
 		t.Fatalf("one clock that lags moves the median by %s", got)
 	}

@@ -19,9 +19,18 @@ type shardKeeper struct {
 	host    *consensus.Host
 	members func() []membership.Member
 	changed <-chan struct{} // a membership change: look at once
-	log     *slog.Logger
+	// quarantined are the shards whose replica on a peer that lives is left stopped.
+	quarantined func(member membership.Member) []uint64
+	log         *slog.Logger
 
-	down map[string]time.Time
+	down   map[string]time.Time
+	broken map[shardOn]time.Time
+}
+
+// shardOn is one shard's replica on one peer.
+type shardOn struct {
+	shard uint64
+	peer  string
 }
 
 // keepInterval is how often assignments are looked at when nothing happens.
@@ -32,7 +41,7 @@ const leavingPrefix = "/shoal/leaving/"
 
 // Run keeps assignments until ctx ends.
 func (k *shardKeeper) Run(ctx context.Context) error {
-	k.down = map[string]time.Time{}
+	k.down, k.broken = map[string]time.Time{}, map[shardOn]time.Time{}
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
 	for {
@@ -53,6 +62,7 @@ func (k *shardKeeper) keep(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	k.lookForBroken(now)
 	current, records, err := k.assignments(ctx)
 	if err != nil {
 		return err
@@ -77,7 +87,7 @@ func (k *shardKeeper) peers(ctx context.Context, now time.Time) ([]shards.Peer, 
 	if err != nil {
 		return nil, err
 	}
-	leaves, err := recordedUnder(ctx, k.host, leavingPrefix)
+	leaves, err := recordedUnder(ctx, k.host, leavingPrefix, now)
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +105,25 @@ func (k *shardKeeper) peers(ctx context.Context, now time.Time) ([]shards.Peer, 
 		peers = append(peers, shards.Peer{ID: id, Zone: record.Zone, Weight: 1, Down: k.down[id], Leaves: leaves[id]})
 	}
 	return peers, nil
+}
+
+// lookForBroken notes since when replicas have been quarantined. Usually such a replica is replaced on its own peer before anybody else
+// has to do something about it.
+func (k *shardKeeper) lookForBroken(now time.Time) {
+	broken := map[shardOn]time.Time{}
+	for _, member := range k.members() {
+		if member.Status != membership.Alive {
+			continue // replaced for being dead
+		}
+		for _, shard := range k.quarantined(member) {
+			on := shardOn{shard, member.PeerID}
+			broken[on] = now
+			if since, known := k.broken[on]; known {
+				broken[on] = since
+			}
+		}
+	}
+	k.broken = broken
 }
 
 type assignmentRecord struct {
@@ -116,8 +145,11 @@ func (k *shardKeeper) assignments(ctx context.Context) ([]shards.Assignment, map
 			return nil, nil, err
 		}
 		records[assignment.Shard] = assignmentRecord{assignment, kv.Mod}
-		entry := shards.Assignment{Shard: assignment.Shard}
+		entry := shards.Assignment{Shard: assignment.Shard, Broken: map[string]time.Time{}}
 		for _, replica := range assignment.Replicas {
+			if since, broken := k.broken[shardOn{assignment.Shard, replica.Peer}]; broken {
+				entry.Broken[replica.Peer] = since
+			}
 			entry.Replicas = append(entry.Replicas, shards.Replica{Peer: replica.Peer, Voter: replica.Voter})
 		}
 		status, err := k.host.Where(ctx, assignment.Shard)

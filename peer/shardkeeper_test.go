@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,7 +35,10 @@ type kept struct {
 func newKept(t *testing.T) *kept {
 	t.Helper()
 	c := &kept{t: t, network: consensustest.NewNetwork(), hosts: map[string]*consensus.Host{}, dirs: map[string]string{}, dead: map[string]bool{}}
-	c.keeper = shardKeeper{members: c.members, log: slog.New(slog.DiscardHandler), down: map[string]time.Time{}}
+	c.keeper = shardKeeper{
+		members: c.members, log: slog.New(slog.DiscardHandler), down: map[string]time.Time{},
+		quarantined: func(m membership.Member) []uint64 { return slices.Sorted(maps.Keys(c.hosts[m.PeerID].Quarantined())) },
+	}
 	c.open("p1")
 	consensustest.Found(t, c.hosts["p1"])
 	c.record("p1")
@@ -291,4 +298,73 @@ func replicaOn(s consensus.ShardStatus, peer string) uint64 {
 		}
 	}
 	return 0
+}
+
+// TestAQuarantinedReplicaIsMoved: a replica that failed too often, after it had replaced another, is left stopped on its peer. After the
+// hysteresis it is somewhere else, and the peer's other replicas stay where they are.
+func TestAQuarantinedReplicaIsMoved(t *testing.T) {
+	c := newKept(t)
+	for _, name := range []string{"p2", "p3", "p4"} {
+		c.join(name)
+	}
+	c.keep("four", 1, have(3, 3))
+	where, err := c.any().Where(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim := ""
+	for _, m := range where.Members {
+		if m.Peer != where.Leader {
+			victim = m.Peer
+		}
+	}
+	c.put("before")
+	c.crash(victim)
+	fault := func(kind consensus.FaultKind) consensus.Fault {
+		return consensus.Fault{At: time.Now(), Shard: 1, Replica: replicaOn(where, victim), Kind: kind, What: "it broke"}
+	}
+	faults, err := json.Marshal([]consensus.Fault{
+		fault("renewed"), fault(consensus.FaultApply), fault(consensus.FaultApply), fault(consensus.FaultRaft),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.dirs[victim], "faults.json"), faults, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.open(victim)
+	c.get("before")
+	others := map[uint64]uint64{}
+	c.keep("it is left alone, and says so", 1, func(shards map[uint64]consensus.ShardStatus) error {
+		for _, s := range c.hosts[victim].Status() {
+			others[s.Shard] = s.ReplicaID
+			if s.Shard == 1 && (s.Local || !strings.Contains(s.Quarantine, "it broke") || !strings.Contains(s.Trouble, "not replaced again by itself")) {
+				return fmt.Errorf("shard 1 is %+v", s)
+			}
+		}
+		return have(3, 3)(shards)
+	})
+	c.ahead += 50 * time.Second
+	c.keep("nothing moves before the hysteresis is over", 3, func(shards map[uint64]consensus.ShardStatus) error {
+		if replicaOn(shards[1], victim) == 0 {
+			t.Fatalf("its replica was moved: %+v", shards[1].Members)
+		}
+		return nil
+	})
+	c.ahead += 11 * time.Second
+	c.keep("it is moved", 3, func(shards map[uint64]consensus.ShardStatus) error {
+		if replicaOn(shards[1], victim) != 0 || voters(shards[1]) != 3 {
+			return fmt.Errorf("shard 1 has %+v", shards[1].Members)
+		}
+		if left := c.hosts[victim].Quarantined(); len(left) > 0 {
+			return fmt.Errorf("quarantined are %v", left)
+		}
+		return nil
+	})
+	c.get("before")
+	for _, s := range c.hosts[victim].Status() {
+		if s.Shard != 1 && s.Local && others[s.Shard] != 0 && s.ReplicaID != others[s.Shard] {
+			t.Errorf("its replica of shard %d was replaced too", s.Shard)
+		}
+	}
 }

@@ -28,25 +28,35 @@ func (p *planner) repair(s *shard) (Step, bool) {
 	return p.trim(s)
 }
 
-// misplaced is the replica that should go first: of a dead peer, then of a leaving one.
+// misplaced is the replica that should go first: of a dead peer, then one that is broken for good,
+// then of a leaving peer.
 func (p *planner) misplaced(s *shard) (Replica, bool) {
-	for _, which := range []state{dead, leaving} {
-		for _, r := range s.replicas {
-			if p.peer(r.Peer).state == which {
-				return r, true
-			}
+	for _, which := range []func(r Replica) bool{
+		func(r Replica) bool { return p.peer(r.Peer).state == dead },
+		func(r Replica) bool { return p.brokenForGood(s, r) },
+		func(r Replica) bool { return p.peer(r.Peer).state == leaving },
+	} {
+		if i := slices.IndexFunc(s.replicas, which); i >= 0 {
+			return s.replicas[i], true
 		}
 	}
 	return Replica{}, false
 }
 
+func (p *planner) brokenForGood(s *shard, r Replica) bool {
+	since, broken := s.broken[r.Peer]
+	return broken && since.Before(p.patience)
+}
+
 // replace puts a replica on another peer, or takes it away if the shard can do without it.
 func (p *planner) replace(s *shard, bad Replica) (Step, bool) {
-	word := "is dead"
-	if p.peer(bad.Peer).state == leaving {
-		word = "leaves"
+	reason := fmt.Sprintf("peer %s is dead", bad.Peer)
+	switch q := p.peer(bad.Peer); {
+	case q.state != dead && p.brokenForGood(s, bad):
+		reason = fmt.Sprintf("the replica on peer %s is quarantined", bad.Peer)
+	case q.state == leaving:
+		reason = fmt.Sprintf("peer %s leaves", bad.Peer)
 	}
-	reason := fmt.Sprintf("peer %s %s", bad.Peer, word)
 	if q := p.candidate(s, bad.Peer); q != nil {
 		return p.step(s, with(without(s, bad.Peer), Replica{Peer: q.ID, Voter: bad.Voter}), reason)
 	}

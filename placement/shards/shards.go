@@ -4,7 +4,8 @@
 // on request) as soon as there are peers for them. Replicas of a shard are in different zones
 // where they can be, peers carry replicas in proportion to their weights, and nothing moves
 // without need: a peer that is down briefly keeps its replicas, and each step changes one replica
-// of a shard. Voters are never fewer after a step than before, except when a peer leaves on its
+// of a shard. A replica that is out of order though its peer lives goes elsewhere when it has not
+// come back within the same time. Voters are never fewer after a step than before, except when a peer leaves on its
 // own wish and nobody can take its place, or when fewer are asked for than there are.
 package shards
 
@@ -38,6 +39,9 @@ type Assignment struct {
 	Replicas []Replica
 	Leader   string // where known
 	Busy     bool   // a change is under way: no other may begin
+	// Broken says since when replicas on living peers have been out of order, by peer. They keep
+	// their places for the hysteresis, as those of dead peers do, and decide nothing meanwhile.
+	Broken map[string]time.Time
 }
 
 // Options are the numbers of Plan.
@@ -100,6 +104,8 @@ type planner struct {
 	voters int // wanted per shard, on so many peers
 	copies int // wanted per shard, voting or not
 	most   int // wanted per shard, on any number of peers
+	// patience is over for what has been dead or broken since before.
+	patience time.Time
 }
 
 type peer struct {
@@ -112,16 +118,16 @@ type shard struct {
 	id       uint64
 	replicas []Replica
 	busy     bool
+	broken   map[string]time.Time
 }
 
 func newPlanner(peers []Peer, current []Assignment, o Options, now time.Time) *planner {
-	p := &planner{peers: map[string]*peer{}}
-	hysteresis := cmp.Or(o.Hysteresis, time.Minute)
+	p := &planner{peers: map[string]*peer{}, patience: now.Add(-cmp.Or(o.Hysteresis, time.Minute))}
 	usable := 0
 	for _, q := range peers {
 		entry := &peer{Peer: q, state: alive}
 		switch {
-		case !q.Down.IsZero() && now.Sub(q.Down) > hysteresis:
+		case !q.Down.IsZero() && q.Down.Before(p.patience):
 			entry.state = dead
 		case q.Leaves || q.Weight <= 0:
 			entry.state = leaving
@@ -136,7 +142,7 @@ func newPlanner(peers []Peer, current []Assignment, o Options, now time.Time) *p
 	}
 	slices.Sort(p.ids)
 	for _, a := range current {
-		p.shards = append(p.shards, shard{id: a.Shard, replicas: slices.Clone(a.Replicas), busy: a.Busy})
+		p.shards = append(p.shards, shard{id: a.Shard, replicas: slices.Clone(a.Replicas), busy: a.Busy, broken: a.Broken})
 		for _, r := range a.Replicas {
 			p.peer(r.Peer).load++
 		}
@@ -189,6 +195,9 @@ func (s *shard) has(id string) bool {
 func (p *planner) canDecide(s *shard) bool {
 	living := 0
 	for _, r := range s.replicas {
+		if _, broken := s.broken[r.Peer]; broken {
+			continue
+		}
 		if q := p.peer(r.Peer); r.Voter && (q.state == alive || q.state == leaving && q.Down.IsZero()) {
 			living++
 		}

@@ -115,6 +115,42 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// TestBrokenReplicas: a replica that is out of order on a living peer is waited for, then moved; it counts for no majority.
+func TestBrokenReplicas(t *testing.T) {
+	ago := func(d time.Duration, peers ...string) map[string]time.Time {
+		broken := map[string]time.Time{}
+		for _, peer := range peers {
+			broken[peer] = now.Add(-d)
+		}
+		return broken
+	}
+	for name, c := range map[string]struct {
+		peers  []Peer
+		broken map[string]time.Time
+		want   string
+	}{
+		"for less than the hysteresis": {peersOf("a", "b", "c", "d"), ago(59*time.Second, "b"), ""},
+		"for longer":                   {peersOf("a", "b", "c", "d"), ago(61*time.Second, "b"), "A C D"},
+		"and nobody to take it":        {peersOf("a", "b", "c"), ago(61*time.Second, "b"), ""},
+		"a majority of them":           {peersOf("a", "b", "c", "d", "e"), ago(time.Hour, "a", "b"), ""},
+		"beside one that is gone":      {peersOf("b", "c", "d", "e"), ago(time.Hour, "b"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			steps := Plan(c.peers, []Assignment{{Shard: 1, Replicas: members("A B C"), Broken: c.broken}}, Options{Voters: 3}, now)
+			got := ""
+			for _, step := range steps {
+				got += show(step.Want)
+				if !strings.Contains(step.Reason, "replica on peer b is quarantined") {
+					t.Errorf("the reason is %q", step.Reason)
+				}
+			}
+			if got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
 func TestBusyShardsWait(t *testing.T) {
 	current := []Assignment{{Shard: 1, Replicas: members("A"), Busy: true}}
 	if steps := Plan(peersOf("a", "b", "c"), current, Options{Voters: 3}, now); len(steps) != 0 {
