@@ -42,9 +42,15 @@ func TestSimRunsAFile(t *testing.T) {
 	if err := os.WriteFile(file, []byte(strings.Replace(text, "within 20s", "within 2s", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := invoke(t, Parts{}, "sim", "run", file)
+	folder := filepath.Join(t.TempDir(), "failures")
+	out, err := invoke(t, Parts{}, "sim", "run", file, "--folder", folder)
 	if err == nil || !strings.Contains(err.Error(), "checks failed") || !strings.Contains(out, "✗ convergence") || !strings.Contains(out, "not within 2s") {
 		t.Errorf("%v:\n%s", err, out)
+	}
+	_, command, _ := strings.Cut(out, "peer sim run ")
+	out, again := invoke(t, Parts{}, "sim", "run", strings.TrimSpace(command), "--shrink", "0s", "--folder", t.TempDir())
+	if again == nil || !strings.Contains(out, "✗ convergence") || !strings.Contains(out, "Shrunk from mine, seed 1") {
+		t.Errorf("replayed with %q: %v\n%s", command, again, out)
 	}
 }
 

@@ -26,6 +26,7 @@ type simRunCommand struct {
 	For      time.Duration `help:"How much virtual time. Default: the scenario's; with --random 10m." placeholder:"DURATION"`
 	Trace    bool          `help:"Print everything that happens, as it happens."`
 	Report   string        `help:"Also write a report with a picture, as one HTML file." placeholder:"FILE"`
+	shrinkFlags
 }
 
 // Run simulates, tells what happened, and fails if a check does.
@@ -61,6 +62,9 @@ func (c *simRunCommand) Run(ctx context.Context, std streams) error {
 		return stopped
 	}
 	if failed := result.Failed(); len(failed) > 0 {
+		if err := c.explain(ctx, result, std); err != nil {
+			return err
+		}
 		return fmt.Errorf("%d of %d checks failed", len(failed), len(result.Checks))
 	}
 	return nil

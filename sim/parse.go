@@ -158,8 +158,6 @@ func (p *parser) finish() error {
 		return p.wrong(p.line+1, 0, "the text ends without saying how many nodes there are", formNodes)
 	case s.Config.Length == 0:
 		return p.wrong(p.line+1, 0, "the text ends without saying how long to run", formRun)
-	case len(s.Expects) == 0:
-		return p.wrong(p.line+1, 0, "the text ends without an expectation", formExpect)
 	case s.Config.Random.Until > s.Config.Length:
 		return p.wrong(p.seen["random"], 0, "the faults go on after the run has ended ("+s.Config.Length.String()+")", formRandom)
 	}

@@ -49,8 +49,11 @@ const (
 // Parse reads a scenario. Its errors are *SyntaxError, or the reader's. Folders of manifests are looked for beside the file of that name;
 // name may be empty.
 func Parse(r io.Reader, name string) (*Scenario, error) {
-	s := &Scenario{Name: strings.TrimSuffix(filepath.Base(name), ".txt"), Config: model.Config{Seed: 1, Zones: 1, Shards: 1}}
+	s := &Scenario{Config: model.Config{Seed: 1, Zones: 1, Shards: 1}}
 	p := &parser{scenario: s, file: name, folder: filepath.Dir(name)}
+	if name != "" {
+		s.Name = strings.TrimSuffix(filepath.Base(name), ".txt")
+	}
 	scanner := bufio.NewScanner(r)
 	scanner.Buffer(nil, mostLineSize)
 	for scanner.Scan() {

@@ -31,6 +31,9 @@ func TestScenarios(t *testing.T) {
 			if scenario.Title == "" || scenario.Name != name {
 				t.Errorf("the text does not begin with a comment that says what it is about, or is called %q", scenario.Name)
 			}
+			if len(scenario.Expects) == 0 {
+				t.Error("the text does not say what is expected")
+			}
 			var trace strings.Builder
 			result, err := scenario.Run(t.Context(), Options{Trace: &trace})
 			if err != nil {
@@ -120,7 +123,6 @@ func TestParseErrors(t *testing.T) {
 		meant        string
 	}{
 		{"", 1, 0, "how many nodes", ""},
-		{head + "run 60s\n", 3, 0, "without an expectation", ""},
 		{head + "expect no brake\n", 3, 0, "how long to run", ""},
 		{head + "explode n1\n", 2, 1, `no line begins with "explode"`, ""},
 		{head + "  shrads 3\n", 2, 3, `no line begins with "shrads"`, "shards"},

@@ -1,5 +1,8 @@
 package model
 
+// CheckerConvergence is the one checker that demands something only if Config.ReadyWithin says so.
+const CheckerConvergence = checkerConvergence
+
 // Checkers are all checkers, always on, and what holds where they find nothing.
 var Checkers = []struct{ Name, Holds string }{
 	{checkerCapacity, "the store never binds more to a node than it can give"},

@@ -30,7 +30,7 @@ func HTML(w io.Writer, r *sim.Result, version string) error {
 		Timeline                            []Entry
 		More                                int
 	}{
-		r.Scenario.Name, r.Scenario.Title, describe(r.Scenario), version, r.Scenario.Text(), r.Checks == nil, len(r.Failed()), r.Checks,
+		r.Scenario.Name, r.Scenario.Title, Describe(r.Scenario), version, r.Scenario.Text(), r.Checks == nil, len(r.Failed()), r.Checks,
 		Figures(r), Draw(r), entries[:len(entries)-more], more,
 	})
 }

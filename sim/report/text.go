@@ -22,11 +22,11 @@ func Heading(w io.Writer, s *sim.Scenario) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintf(w, "%s\n", describe(s))
+	fmt.Fprintf(w, "%s\n", Describe(s))
 }
 
-// describe is a cluster in one line.
-func describe(s *sim.Scenario) string {
+// Describe is a cluster in one line.
+func Describe(s *sim.Scenario) string {
 	c := s.Config
 	pods := 0
 	for _, workload := range c.Workloads {
