@@ -12,7 +12,7 @@ import (
 func TestSimRun(t *testing.T) {
 	page := filepath.Join(t.TempDir(), "report.html")
 	out, err := invoke(t, Parts{}, "sim", "run", "node_dies", "--report", page, "--seed", "7")
-	if err != nil || !strings.Contains(out, "n5 is judged lost") || !strings.Contains(out, "✓ identity") || !strings.Contains(out, "seed 7") {
+	if err != nil || !strings.Contains(out, "n5 is judged lost") || !strings.Contains(out, "✓ capacity, identity") || !strings.Contains(out, "seed 7") {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	if content, err := os.ReadFile(page); err != nil || !strings.Contains(string(content), "<svg") {

@@ -13,7 +13,7 @@ import (
 // Text writes the scenario down again; Parse reads it as the same. Faults that are drawn from the seed stay one line.
 func (s *Scenario) Text() string {
 	var b strings.Builder
-	for _, line := range wrap(s.Title, 118) {
+	for _, line := range Wrap(s.Title, 118) {
 		b.WriteString("# " + line + "\n")
 	}
 	c := s.Config
@@ -49,8 +49,8 @@ func quantity(of corev1.ResourceList, name corev1.ResourceName) string {
 	return q.String()
 }
 
-// wrap cuts a text at white space into lines of at most so many letters, unless a word is longer.
-func wrap(text string, most int) []string {
+// Wrap cuts a text at white space into lines of at most so many letters, unless a word is longer.
+func Wrap(text string, most int) []string {
 	var lines []string
 	for _, word := range strings.Fields(text) {
 		if n := len(lines); n > 0 && len(lines[n-1])+1+len(word) <= most {

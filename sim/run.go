@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"shoal/sim/model"
@@ -23,6 +24,7 @@ type Result struct {
 // Check is a checker or an expectation, and its verdict.
 type Check struct {
 	Name  string // the checker's, or "line 7"
+	Line  int    // of the expectation; 0 for a checker
 	Says  string // what holds, or what was expected
 	OK    bool
 	Found []string // what was found instead, or what was as expected
@@ -100,9 +102,14 @@ func (r *Result) judge() {
 		}
 		r.Checks = append(r.Checks, check)
 	}
+	for _, v := range r.Outcome.Violations {
+		if !slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Name == v.Checker }) {
+			r.Checks = append(r.Checks, Check{Name: v.Checker, Says: "finds nothing", Found: []string{v.String()}})
+		}
+	}
 	for _, e := range r.Scenario.Expects {
 		ok, got := e.Holds(r.Outcome)
-		r.Checks = append(r.Checks, Check{Name: fmt.Sprintf("line %d", e.Line), Says: e.Text, OK: ok, Found: []string{got}})
+		r.Checks = append(r.Checks, Check{Name: fmt.Sprintf("line %d", e.Line), Line: e.Line, Says: e.Text, OK: ok, Found: []string{got}})
 	}
 }
 

@@ -1,5 +1,7 @@
 package model
 
+import "shoal/sim/history"
+
 // CheckerConvergence is the one checker that demands something only if Config.ReadyWithin says so.
 const CheckerConvergence = checkerConvergence
 
@@ -10,5 +12,18 @@ var Checkers = []struct{ Name, Holds string }{
 	{checkerVIP, "no rule leads to a pod that does not answer for longer than the bound"},
 	{checkerClaims, "no node holds room for a pod that is not bound to it for longer than the bound"},
 	{checkerBrake, "nobody is evicted from a zone of which most looks lost"},
+	{checkerReplicas, "copies of a shard are the same bytes at the same entry, and there are never fewer voters than there may be"},
+	{checkerRevisions, "no client sees a revision go back"},
+	{history.CheckLinearizable, "the operations on each object have one order that agrees with real time"},
+	{history.CheckDurable, "what was acknowledged is there at the end"},
+	{history.CheckReads, "lists show one moment, and not an old one where a fresh one was asked for"},
+	{history.CheckAtomic, "a transaction is seen whole or not at all"},
+	{history.CheckMonotonic, "no reader is shown an older state after a newer one"},
+	{history.CheckOrdered, "a watch tells events in the order of their revisions"},
+	{history.CheckUnique, "a watch tells no event twice"},
+	{history.CheckReliable, "a watch leaves out no event"},
+	{history.CheckResumable, "a watch that resumes goes on where it ended"},
+	{history.CheckBookmarkable, "a bookmark names a revision up to which everything was told"},
+	{history.CheckUndecided, "every history can be judged"},
 	{checkerConvergence, "after the last fault, within the stated time, everything is as desired"},
 }

@@ -64,29 +64,7 @@ func Text(w io.Writer, r *sim.Result) error {
 	if more := len(entries) - from - mostLines; more > 0 {
 		fmt.Fprintf(w, "             … %d more lines: --report FILE has all of them, --trace everything\n", more)
 	}
-	if r.Checks != nil {
-		fmt.Fprintln(w, "\nChecks")
-	}
-	width := 0
-	for _, c := range r.Checks {
-		width = max(width, len(c.Name))
-	}
-	for _, c := range r.Checks {
-		mark := "✓"
-		if !c.OK {
-			mark = "✗"
-		}
-		says := c.Says
-		if c.OK && len(c.Found) > 0 {
-			says += ": " + strings.Join(c.Found, ", ")
-		}
-		fmt.Fprintf(w, "  %s %-*s  %s\n", mark, width, c.Name, says)
-		if !c.OK {
-			for _, found := range c.Found {
-				fmt.Fprintf(w, "    %*s  %s\n", width, "", found)
-			}
-		}
-	}
+	checks(w, r.Checks)
 	fmt.Fprintln(w, "\nFigures")
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, f := range Figures(r) {
@@ -103,4 +81,38 @@ func window(entries []Entry) int {
 		}
 	}
 	return 0
+}
+
+// checks prints the verdicts: promises that are kept by name, everything else with what was found.
+func checks(w io.Writer, all []sim.Check) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nChecks")
+	var kept []string
+	for _, c := range all {
+		if c.OK && c.Line == 0 {
+			kept = append(kept, c.Name)
+		}
+	}
+	for i, line := range sim.Wrap(strings.Join(kept, ", "), 110) {
+		mark := " "
+		if i == 0 {
+			mark = "✓"
+		}
+		fmt.Fprintf(w, "  %s %s\n", mark, line)
+	}
+	for _, c := range all {
+		switch {
+		case !c.OK && c.Line == 0:
+			fmt.Fprintf(w, "  ✗ %s: %s. But:\n", c.Name, c.Says)
+			for _, found := range c.Found {
+				fmt.Fprintf(w, "      %s\n", found)
+			}
+		case c.OK && c.Line != 0:
+			fmt.Fprintf(w, "  ✓ %s: %s\n", c.Says, strings.Join(c.Found, ", "))
+		case c.Line != 0:
+			fmt.Fprintf(w, "  ✗ %s (line %d), but: %s\n", c.Says, c.Line, strings.Join(c.Found, ", "))
+		}
+	}
 }
