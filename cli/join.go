@@ -31,6 +31,8 @@ type Join struct {
 	CgroupParent string            `help:"Cgroup below which the pods' cgroups are made. Default: shoal." placeholder:"CGROUP"`
 	HistoryBytes byteSize          `help:"Superseded versions that each shard keeps, for watches and lists of the past." default:"32MiB" placeholder:"SIZE"`
 	HistoryAge   time.Duration     `help:"How old they may become." default:"10m" placeholder:"DURATION"`
+	ImageGCHigh  int               `name:"image-gc-high-threshold" help:"Percent of the images' disk from which on unused images are removed; 100 for never." default:"85" placeholder:"PERCENT"`
+	ImageGCLow   int               `name:"image-gc-low-threshold" help:"Percent down to which they are removed." default:"80" placeholder:"PERCENT"`
 	LogLevel     string            `help:"What to log: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 	Config       configFile        `help:"YAML or TOML file with flags by name." placeholder:"FILE"`
 
@@ -92,6 +94,10 @@ func (j *Join) Validate() error {
 	}
 	if j.HistoryAge < leastHistoryAge {
 		return fmt.Errorf("--history-age %v is too short: at least %v", j.HistoryAge, leastHistoryAge)
+	}
+	if j.ImageGCHigh < 0 || j.ImageGCHigh > 100 || j.ImageGCLow < 0 || j.ImageGCLow >= j.ImageGCHigh {
+		return fmt.Errorf("--image-gc-low-threshold %d and --image-gc-high-threshold %d: two percentages are wanted, the low one below the high one",
+			j.ImageGCLow, j.ImageGCHigh)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"shoal/peer/identity"
+	"shoal/runtime/pods"
 )
 
 // What a peer takes when nothing else is said. The ranges are those of every
@@ -73,6 +74,8 @@ type Config struct {
 	// keeps on this peer. 0 means the store's defaults.
 	HistoryBytes int64
 	HistoryAge   time.Duration
+	// Images say when unused images are removed. The zero value means the kubelet's thresholds.
+	Images pods.ImageThresholds
 	// Version is the version of this program, as `peer version` prints it.
 	Version string
 	// Output takes what is for the user's eyes, the command that adds the next host; nil means standard output.
@@ -103,6 +106,9 @@ func (c Config) WithDefaults() (Config, error) {
 	}
 	if c.CgroupParent == "" {
 		c.CgroupParent = "shoal"
+	}
+	if c.Images == (pods.ImageThresholds{}) {
+		c.Images = pods.DefaultImageThresholds()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -162,6 +168,9 @@ func (c Config) ValidateFlags() error {
 	}
 	if c.Containerd != "" && !filepath.IsAbs(strings.TrimPrefix(c.Containerd, "unix://")) {
 		return fmt.Errorf("--containerd %q is not the absolute path of a socket", c.Containerd)
+	}
+	if err := c.Images.Validate(); err != nil {
+		return err
 	}
 	return c.checkRanges()
 }

@@ -61,6 +61,9 @@ type node struct {
 
 	followed *queue // the pods' feeds
 
+	imageUse  pods.ImageUse // the measuring loop's own, as what follows
+	collected time.Time     // when unused images were removed last
+
 	takenSince time.Time // while fenced: since when the store has this node as not lost; the renewer's own
 
 	lock  sync.Mutex

@@ -2,6 +2,8 @@ package peer
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -38,6 +40,41 @@ func (n *node) relieve(ctx context.Context) {
 			n.log.Warn("a pod is evicted, the node is under pressure", "pod", c.Pod.Namespace+"/"+c.Pod.Name, "resource", resource)
 			return
 		}
+	}
+}
+
+// collectPause is how long the disk is given to show what a removal of images has freed: the daemon deletes their content in its own time.
+const collectPause = time.Minute
+
+// collectImages removes unused images when the disk with the images fills, those that have not been used for longest first.
+func (n *node) collectImages(ctx context.Context, now time.Time) {
+	images, err := n.engine.ListImages(ctx)
+	if err != nil {
+		return // relieve says so when it matters
+	}
+	bound := n.boundPods()
+	n.imageUse.Note(images, bound, now)
+	available, capacity, err := n.stats.ImageDisk(ctx)
+	if err != nil || now.Sub(n.collected) < collectPause {
+		return
+	}
+	excess := n.peer.cfg.Images.Excess(available, capacity)
+	if excess <= 0 {
+		return
+	}
+	n.collected = now
+	var removed int64
+	for _, image := range n.imageUse.Collect(images, bound, excess, now) {
+		if err := n.engine.RemoveImage(ctx, image.ID); err != nil {
+			n.log.Warn("an unused image could not be removed", "image", image.Names, "error", err)
+			continue
+		}
+		removed += image.Size
+		n.log.Info("an unused image was removed", "image", image.Names, "size", image.Size)
+	}
+	if removed < excess {
+		n.log.Warn("the disk with the images is filling, and no more unused images are there to remove",
+			"used", fmt.Sprintf("%d %%", 100-available*100/max(capacity, 1)), "wanted", excess, "removed", removed)
 	}
 }
 

@@ -104,6 +104,7 @@ func (n *node) measure(ctx context.Context) error {
 		if err := n.stats.SampleUse(ctx); err != nil && ctx.Err() == nil {
 			n.log.Debug("what runs here could not be measured", "error", err)
 		}
+		n.collectImages(ctx, time.Now())
 		n.relieve(ctx)
 		select {
 		case <-ctx.Done():

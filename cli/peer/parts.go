@@ -8,6 +8,7 @@ import (
 
 	"shoal/cli"
 	"shoal/peer"
+	"shoal/runtime/pods"
 )
 
 // parts hands the peer to its command line.
@@ -34,6 +35,7 @@ func join(ctx context.Context, flags cli.Join) error {
 		Listen: flags.Listen.IP, Port: flags.Listen.Port, Zone: flags.Zone, Labels: flags.Label,
 		CgroupParent: flags.CgroupParent, Version: flags.Version,
 		HistoryBytes: int64(flags.HistoryBytes), HistoryAge: flags.HistoryAge,
+		Images: pods.ImageThresholds{High: flags.ImageGCHigh, Low: flags.ImageGCLow},
 		Logger: logger,
 	})
 }

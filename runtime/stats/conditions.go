@@ -57,6 +57,16 @@ func (n *Node) Pressure(ctx context.Context) (Pressure, error) {
 	return p, nil
 }
 
+// ImageDisk is how many bytes are available on the disk with the images, and how many it has in all.
+func (n *Node) ImageDisk(ctx context.Context) (available, capacity uint64, err error) {
+	info, err := n.cfg.Engine.Info(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	d, err := statfs(info.ImageRoot)
+	return d.available, d.capacity, err
+}
+
 // below reports whether a part is less than a share of the whole. File systems without inode counts have none to run out of.
 func below(part, whole uint64, share float64) bool {
 	return whole > 0 && float64(part) < share*float64(whole)
