@@ -140,7 +140,7 @@ func (n *node) claim(ctx context.Context, request claimRequest) claimAnswer {
 	for _, held := range n.ledger.Held(time.Now()) {
 		shard, err := n.peer.directory.Locate(ctx, held.Namespace)
 		if err == nil && shard != request.Shard {
-			answer.Foreign = append(answer.Foreign, held)
+			answer.Foreign = append(answer.Foreign, held.Outline())
 		}
 	}
 	return answer

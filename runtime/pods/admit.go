@@ -62,7 +62,7 @@ type GrantedAt struct {
 
 // ClaimOf is what a pod asks a node for.
 func ClaimOf(pod *corev1.Pod) Claim {
-	c := Claim{PodUID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Requests: resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})}
+	c := Claim{PodUID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Requests: requestsOf(pod)}
 	for i := range pod.Spec.Containers {
 		c.HostPorts = append(c.HostPorts, hostPorts(&pod.Spec.Containers[i])...)
 	}
@@ -74,9 +74,27 @@ func ClaimOf(pod *corev1.Pod) Claim {
 	return c
 }
 
-// heldBy is the claim of a pod that is bound here.
+// requestsOf is what a pod asks for. The map may be the pod's own.
+func requestsOf(pod *corev1.Pod) corev1.ResourceList {
+	if spec := &pod.Spec; len(spec.Containers) == 1 && len(spec.InitContainers) == 0 && spec.Resources == nil && len(spec.Overhead) == 0 {
+		return spec.Containers[0].Resources.Requests
+	}
+	return resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+}
+
+// heldBy is the claim of a pod that is bound here. Its Pod is the pod itself: see Claim.Outline.
 func heldBy(pod *corev1.Pod) Claim {
 	c := ClaimOf(pod)
+	c.Pod = pod
+	return c
+}
+
+// Outline is the claim with of its pod only what the leaders of other shards need to know; see Claim.Pod.
+func (c Claim) Outline() Claim {
+	pod := c.Pod
+	if pod == nil {
+		return c
+	}
 	c.Pod = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: pod.Labels, DeletionTimestamp: pod.DeletionTimestamp}}
 	c.Pod.Spec.Priority, c.Pod.Status.StartTime = pod.Spec.Priority, pod.Status.StartTime
 	if a := pod.Spec.Affinity; a != nil && (a.PodAffinity != nil || a.PodAntiAffinity != nil) {

@@ -11,8 +11,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
 	"pgregory.net/rapid"
 
 	"shoal/runtime/pods"
@@ -166,5 +168,16 @@ func TestLedgerOverHTTP(t *testing.T) {
 	ledger.SetRunning([]*corev1.Pod{running})
 	if got := ask(claim("c", "1500m")); !got[0].Granted {
 		t.Errorf("a pod that is over still counts, or its grant was not used up: %q", got[0].Reasons)
+	}
+}
+
+// TestRequestsOfOneContainer: the short way for pods with one container gives what upstream's helper adds up.
+func TestRequestsOfOneContainer(t *testing.T) {
+	for _, requests := range []corev1.ResourceList{nil, {corev1.ResourceCPU: resource.MustParse("1500m"), "example.com/gpu": resource.MustParse("2")}} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: requests}}}}}
+		want := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+		if got := pods.ClaimOf(pod).Requests; !apiequality.Semantic.DeepEqual(got, want) {
+			t.Errorf("%v, want %v", got, want)
+		}
 	}
 }

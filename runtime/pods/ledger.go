@@ -102,7 +102,8 @@ func (l *Ledger) Claim(claims []Claim, now time.Time) []Answer {
 	return answers
 }
 
-// Held lists what counts against the capacity now: the claims of running pods and the grants that still stand.
+// Held lists what counts against the capacity now: the claims of running pods and the grants that still stand. The Pod of a running pod's
+// claim is the pod itself, which must not be changed; Outline it before it goes to others.
 func (l *Ledger) Held(now time.Time) []Claim {
 	l.mu.Lock()
 	defer l.mu.Unlock()

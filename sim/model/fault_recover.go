@@ -72,7 +72,7 @@ func (s *shard) rewind(r *replica) {
 	clear(s.objects)
 	r.state.View().Ascend("", func(kv store.KV) bool {
 		if isObject(kv.Key) {
-			s.objects[kv.Key] = decode(kv.Key, kv.Value, kv.Mod)
+			s.objects[kv.Key] = s.decode(kv.Key, kv.Value, kv.Mod)
 		}
 		return true
 	})

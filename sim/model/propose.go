@@ -64,7 +64,7 @@ func (m *Model) proposeTransaction(from *node, s *shard, tx store.Transaction, c
 		s.intents[tx.ID] = changes
 	}
 	r := &request{
-		model: m, from: from, shard: s, entry: entry{encoded: encoded, tx: &decoded}, deadline: m.now + proposeTimeout,
+		model: m, from: from, shard: s, entry: entry{tx: &decoded, size: len(encoded)}, deadline: m.now + proposeTimeout,
 		then: then,
 	}
 	r.attempt()

@@ -62,8 +62,8 @@ const (
 // entry is one entry of a log. Replicas share it.
 type entry struct {
 	term    uint64
-	encoded []byte             // the transaction as it is on disk; nil of an entry that only opens a term
-	tx      *store.Transaction // decoded
+	tx      *store.Transaction // as it is read from the log; nil of an entry that only opens a term
+	size    int                // of the transaction on disk, in bytes
 	members *shardmap.Members  // of a change of membership: the group from here on
 	removed uint64             // of a change of membership: the replica that was taken out
 }
@@ -87,6 +87,9 @@ var storeLimits = store.Limits{Bytes: 256 << 10, Requests: 4096}
 
 // keepEntries is how many applied entries a log keeps for those that lag; who lags further gets a snapshot.
 const keepEntries = 512
+
+// keepBytes is how much of applied entries a log keeps.
+const keepBytes = 1 << 20
 
 func (m *Model) newReplica(s *shard, n *node, id uint64) *replica {
 	r := &replica{
@@ -215,13 +218,29 @@ func digestOf(before, index uint64, result store.Result, events []store.Event) u
 
 // compact drops old entries, which the state holds.
 func (r *replica) compact() {
-	if r.applied < r.base+2*keepEntries {
+	cut := r.base
+	if r.applied >= r.base+2*keepEntries {
+		cut = r.applied - keepEntries
+	}
+	if r.applied%64 == 0 {
+		cut = max(cut, r.oldestWithin(keepBytes))
+	}
+	if cut == r.base {
 		return
 	}
-	cut := r.applied - keepEntries
 	r.baseTerm = r.termAt(cut)
 	r.log = slices.Clone(r.log[cut-r.base:])
 	r.base = cut
+}
+
+// oldestWithin is the index below the oldest applied entry that is within so many bytes of the last one.
+func (r *replica) oldestWithin(limit int) uint64 {
+	size, index := 0, r.applied
+	for index > r.base && size <= limit {
+		size += r.log[index-r.base-1].size
+		index--
+	}
+	return index
 }
 
 // snapshot is a whole state, as it goes over the wire.

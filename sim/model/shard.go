@@ -21,6 +21,7 @@ import (
 // shard is one raft group, seen from outside. Its replicas are the real thing (replica.go); what any of them has applied is committed, and
 // everybody who follows the shard learns of it from here.
 type shard struct {
+	pods       podSpecs
 	model      *Model
 	number     uint64
 	replicas   []*replica // all there ever were
@@ -39,6 +40,8 @@ type shard struct {
 	intents map[store.RequestID][]placement.Change // of transactions under way, for the checkers
 }
 
+const podPrefix = "/registry/pods/"
+
 // kinds are the objects the model knows: the prefix of their keys, as the API's storage writes them, and an empty one.
 var kinds = []struct {
 	prefix string
@@ -52,7 +55,7 @@ var kinds = []struct {
 	{"/registry/deployments/", func() placement.Object { return &appsv1.Deployment{} }},
 	{"/registry/replicasets/", func() placement.Object { return &appsv1.ReplicaSet{} }},
 	{"/registry/statefulsets/", func() placement.Object { return &appsv1.StatefulSet{} }},
-	{"/registry/pods/", func() placement.Object { return &corev1.Pod{} }},
+	{podPrefix, func() placement.Object { return &corev1.Pod{} }},
 }
 
 func keyOf(o placement.Object) string {
@@ -96,6 +99,13 @@ func encode(o placement.Object) []byte {
 		panic(err) // an object of the model's own making
 	}
 	return b
+}
+
+func (s *shard) decode(key string, value []byte, at store.Revision) placement.Object {
+	if strings.HasPrefix(key, podPrefix) {
+		return s.pods.decode(value, at)
+	}
+	return decode(key, value, at)
 }
 
 func decode(key string, value []byte, at store.Revision) placement.Object {
@@ -173,7 +183,7 @@ func (s *shard) take(events []store.Event) []written {
 		if event.Delete {
 			delete(s.objects, event.Key)
 		} else {
-			w.now = decode(event.Key, event.Value, event.Revision)
+			w.now = s.decode(event.Key, event.Value, event.Revision)
 			s.objects[event.Key] = w.now
 		}
 		all = append(all, w)
