@@ -26,6 +26,10 @@ sim *ARGS:
 robustness *ARGS: build
     go run ./cli/robustness run {{ARGS}}
 
+# random bytes for everything that peers send each other, and for files that may be damaged; `just fuzz 1m` for a minute each
+fuzz TIME="5s":
+    bash hack/fuzz.sh {{TIME}}
+
 # the linter with the import rules of ARCHITECTURE.md
 lint: setup
     bash hack/lint.sh

@@ -110,3 +110,6 @@ func ProposeBrokenChange(ctx context.Context, h *Host, shard uint64, peer string
 			Entries: []raftpb.Entry{{Type: raftpb.ConfigChangeEntry, Cmd: []byte{0xff, 0xff, 0xff}}}}},
 	})
 }
+
+// DeploymentID is what raft's messages of a host's cluster carry.
+func DeploymentID(h *Host) uint64 { return h.nh.NodeHostConfig().DeploymentID }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -251,9 +252,17 @@ func (c *child) start(t *testing.T) {
 	if err := c.command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	running := c.command.Process
+	running, said := c.command, c.errors
 	t.Cleanup(func() {
-		_ = running.Kill() //nolint:errcheck // gone already, most likely
+		if !t.Failed() {
+			_ = running.Process.Kill() //nolint:errcheck // gone already, most likely
+			return
+		}
+		// What all its goroutines are waiting for tells more than that it did not come.
+		if running.Process.Signal(syscall.SIGQUIT) == nil {
+			_ = running.Wait() //nolint:errcheck // it ends with the signal
+			t.Logf("host %s said:\n%s", c.Peer, said)
+		}
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"shoal/consensus"
+	"shoal/consensus/store"
 	"shoal/peer/lease"
 	"shoal/runtime/containerd/fence"
 )
@@ -161,6 +162,9 @@ func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) 
 		}
 		if in.Node == "" || in.Node != own(r) {
 			return leaseAnswer{}, errors.New("a peer renews only its own node's lease")
+		}
+		if len(in.Quarantined) > store.MaxShard+1 {
+			return leaseAnswer{}, errors.New("more replicas are quarantined than there can be shards")
 		}
 		now := thisMoment()
 		table.renew(in.Node, time.Now(), in.Now.Sub(now.Wall), in.Quarantined)

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/serf/serf"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -387,4 +389,22 @@ func TestTagsFit(t *testing.T) {
 	if got := decodeTags(tags.encode("n")); got != tags {
 		t.Errorf("got %+v, want %+v", got, tags)
 	}
+}
+
+// FuzzTags decodes what another peer says about itself.
+func FuzzTags(f *testing.F) {
+	f.Add("peer-1", "x", "v1", "51820", "key", []byte{192, 0, 2, 1})
+	f.Add("", "", "", "-1", "", []byte{})
+	f.Add("\x00", "zone\n", "\xff", "99999999999999999999", "=", []byte{1, 2, 3})
+	f.Fuzz(func(t *testing.T, name, zone, version, port, key string, address []byte) {
+		m := decodeMember(serf.Member{Name: name, Addr: address, Tags: map[string]string{
+			tagName: name, tagZone: zone, tagVersion: version, tagWireGuardPort: port, tagWireGuardKey: key,
+		}})
+		if m.Address.IsValid() && len(address) != 4 && len(address) != 16 {
+			t.Errorf("%x is the address %v", address, m.Address)
+		}
+		if again := decodeTags(m.Tags.encode(m.Name)); again != m.Tags {
+			t.Errorf("%+v became %+v", m.Tags, again)
+		}
+	})
 }

@@ -195,6 +195,11 @@ func refusals(capacity Capacity, used corev1.ResourceList, ports map[HostPort]in
 	if capacity.Closed != "" {
 		out = append(out, capacity.Closed)
 	}
+	for name, q := range c.Requests {
+		if q.Sign() < 0 {
+			out = append(out, "Negative request of "+string(name)) // it would make room that is not there
+		}
+	}
 	after := used.DeepCopy()
 	if after == nil {
 		after = corev1.ResourceList{}
