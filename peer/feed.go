@@ -52,7 +52,9 @@ type feed struct {
 	prefix string
 	// want tells, by key, what is decoded at all; nil is everything.
 	want func(key string) bool
-	log  *slog.Logger
+	// may tells, by its stored form, whether an object can be one to deliver; one that cannot be any more is gone. Nil is everything.
+	may func(value []byte) bool
+	log *slog.Logger
 	// apply takes what changed, and up to which revision of the shard everything is told. Its first call brings the whole list, even
 	// an empty one. It is called from one goroutine.
 	apply func(changes []change, upTo store.Revision)
@@ -119,6 +121,9 @@ func (f *feed) replace(list []store.KV) []change {
 		if f.want != nil && !f.want(kv.Key) {
 			continue
 		}
+		if f.may != nil && !f.may(kv.Value) {
+			continue
+		}
 		old, had := before[kv.Key]
 		delete(before, kv.Key)
 		if had && old.GetResourceVersion() == kv.Mod.String() {
@@ -141,7 +146,7 @@ func (f *feed) take(event store.Event) (change, bool) {
 	if f.want != nil && !f.want(event.Key) {
 		return change{}, false
 	}
-	if event.Delete {
+	if event.Delete || f.may != nil && !f.may(event.Value) {
 		old, had := f.known[event.Key]
 		delete(f.known, event.Key)
 		return change{Key: event.Key, Object: old, Gone: true}, had

@@ -1,10 +1,22 @@
 package peer
 
 import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"shoal/consensus"
+	"shoal/consensus/consensustest"
+	"shoal/consensus/store"
 )
 
 // TestStoredObjectsAreReadWithDefaults: an object that an earlier version has stored, which did not know all fields, is decided upon as it
@@ -40,5 +52,67 @@ func BenchmarkReadPod(b *testing.B) {
 		if _, err := decode(stored, 7); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestAFeedLeavesOutWhatCannotBeWanted follows the pods that have a node's name in them: in the list and later, and until they have not any
+// more.
+func TestAFeedLeavesOutWhatCannotBeWanted(t *testing.T) {
+	host := consensustest.NewHost(t, 1)
+	put := func(name, node string) {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{NodeName: node}}
+		value, err := runtime.Encode(scheme.Codecs.LegacyCodec(corev1.SchemeGroupVersion), pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, host, store.Op{Key: podPrefix + "ns/" + name, Value: value})
+	}
+	put("other", "there")
+	put("mine", "here")
+	put("pending", "")
+
+	told := make(chan string, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	t.Cleanup(func() { cancel(); <-ended })
+	f := &feed{
+		host: host, shard: 1, prefix: podPrefix, log: slog.New(slog.DiscardHandler),
+		may: func(value []byte) bool {
+			return bytes.Contains(value, []byte("here")) && !bytes.Contains(value, []byte("there"))
+		},
+		apply: func(changes []change, _ store.Revision) {
+			for _, c := range changes {
+				told <- fmt.Sprint(c.Object.GetName(), " gone ", c.Gone)
+			}
+		},
+	}
+	go func() { defer close(ended); _ = f.Run(ctx) }()
+	wants := func(want string) {
+		t.Helper()
+		select {
+		case got := <-told:
+			if got != want {
+				t.Errorf("told %q, want %q", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("never told %q", want)
+		}
+	}
+	wants("mine gone false")
+	put("other", "there-again")
+	put("pending", "here")
+	wants("pending gone false")
+	put("mine", "there")
+	wants("mine gone true")
+	put("mine", "far away")
+	write(t, host, store.Op{Key: podPrefix + "ns/mine", Delete: true})
+	write(t, host, store.Op{Key: podPrefix + "ns/pending", Delete: true})
+	wants("pending gone true")
+}
+
+func write(t *testing.T, host *consensus.Host, op store.Op) {
+	t.Helper()
+	if _, err := host.Propose(t.Context(), 1, store.Transaction{Ops: []store.Op{op}}); err != nil {
+		t.Fatal(err)
 	}
 }

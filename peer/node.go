@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -177,7 +178,7 @@ func (n *node) Run(ctx context.Context) error {
 	}
 	q := n.followed
 	group, ctx := errgroup.WithContext(ctx)
-	follow(ctx, group, n.peer.host, q, n.log, shards, podPrefix)
+	n.followShards(ctx, group, q, shards)
 	group.Go(func() error { return n.agent.Run(ctx) })
 	group.Go(func() error { return n.names.Run(ctx) })
 	group.Go(func() error { return n.followPods(ctx, q, len(shards)) })
@@ -194,7 +195,7 @@ func (n *node) Run(ctx context.Context) error {
 	}
 	group.Go(func() error {
 		return followNew(ctx, n.peer.host, n.peer.dataShards, shards, func(shard uint64) {
-			follow(ctx, group, n.peer.host, q, n.log, []uint64{shard}, podPrefix)
+			n.followShards(ctx, group, q, []uint64{shard})
 			content(shard)
 		})
 	})
@@ -255,6 +256,19 @@ func (n *node) followPods(ctx context.Context, q *queue, feeds int) error {
 			n.agent.Set(all)
 		}
 		q.applied()
+	}
+}
+
+// followShards follows the pods that may be this node's: what is bound to it has its name in it. The others, which are most of a cluster's
+// objects, are not even decoded.
+func (n *node) followShards(ctx context.Context, group *errgroup.Group, q *queue, shards []uint64) {
+	name := []byte(n.peer.self.Name)
+	for _, shard := range shards {
+		f := &feed{
+			host: n.peer.host, shard: shard, prefix: podPrefix, log: n.log, apply: q.from(shard, podPrefix),
+			may: func(value []byte) bool { return bytes.Contains(value, name) },
+		}
+		group.Go(func() error { return f.Run(ctx) })
 	}
 }
 

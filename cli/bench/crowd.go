@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
@@ -153,12 +154,25 @@ func fill(ctx context.Context, l *lab.Lab, pods int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(crowdInFlight)
 	for n := 0; n < pods && ctx.Err() == nil; n++ {
-		group.Go(func() error {
-			_, err := clients[n%len(clients)].CoreV1().Pods(names[n%len(names)]).Create(ctx, crowdPod(n), metav1.CreateOptions{})
-			return err
-		})
+		group.Go(func() error { return makePod(ctx, clients[n%len(clients)], names[n%len(names)], n) })
 	}
 	return group.Wait()
+}
+
+// makePod tries several times: what counts is that the pods are there, also on a machine so busy that a shard has no leader for a moment.
+func makePod(ctx context.Context, api kubernetes.Interface, namespace string, n int) error {
+	for tries := 0; ; tries++ {
+		_, err := api.CoreV1().Pods(namespace).Create(ctx, crowdPod(n), metav1.CreateOptions{})
+		if err == nil || apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		if tries == 5 {
+			return err
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
 }
 
 // awaitAccounts waits for the service accounts without which there are no pods.

@@ -81,6 +81,10 @@ func newBuilder(ctx context.Context, s *Server) (*builder, error) {
 		return nil, err
 	}
 	b.informers = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))
+	if s.pods, err = newPodSource(s.config.Host, s.directory, s.config.Logger); err != nil {
+		return nil, err
+	}
+	s.pods.Provide(b.informers)
 
 	for _, step := range []func() error{b.basics, b.storage, b.openAPI, b.authentication, b.authorization, b.audit, b.admission} {
 		if err := step(); err != nil {
@@ -90,8 +94,8 @@ func newBuilder(ctx context.Context, s *Server) (*builder, error) {
 	return b, nil
 }
 
-// trim drops what no informer of this server looks at. Pods are most of a cluster's objects, and their status is half of
-// each; node authorisation needs the claims in it.
+// trim drops what no informer of this server looks at. Of pods, which are most of a cluster's objects, node authorisation
+// needs what they refer to, and Pod Security what concerns security.
 func trim(object any) (any, error) {
 	accessor, err := meta.Accessor(object)
 	if err != nil {
@@ -99,6 +103,7 @@ func trim(object any) (any, error) {
 	}
 	accessor.SetManagedFields(nil)
 	if pod, ok := object.(*corev1.Pod); ok {
+		trimPod(pod)
 		pod.Status = corev1.PodStatus{
 			Phase: pod.Status.Phase, ResourceClaimStatuses: pod.Status.ResourceClaimStatuses,
 			ExtendedResourceClaimStatus: pod.Status.ExtendedResourceClaimStatus,

@@ -27,6 +27,7 @@ type Server struct {
 	resources resources
 	ports     *portBitmap
 	directory *storage.Directory
+	pods      *PodSource
 }
 
 // New builds the server. It serves [Server.Handler] at once, but answers most requests only while [Server.Run] runs.
@@ -109,6 +110,9 @@ func (s *Server) Loopback() *rest.Config {
 func (s *Server) LoopbackAs(name string, groups ...string) *rest.Config {
 	return newLoopbackConfig(s.loaded, &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)})
 }
+
+// Pods is the source of informers of pods.
+func (s *Server) Pods() *PodSource { return s.pods }
 
 // Ready asks /readyz and returns nil, or what is not ready.
 func (s *Server) Ready(ctx context.Context) error {

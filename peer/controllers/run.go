@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -39,6 +40,8 @@ type Config struct {
 	Loopback *rest.Config
 	// LoopbackAs configures a client for a user; each controller is a service account with only its own rights.
 	LoopbackAs func(name string, groups ...string) *rest.Config
+	// Pods makes itself the source of a factory's informer of pods. Nil leaves that to the factory.
+	Pods PodSource
 	// NodePorts is the record of node ports in use, for its repair.
 	NodePorts rangeallocation.RangeRegistry
 
@@ -51,6 +54,11 @@ type Config struct {
 
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
+}
+
+// PodSource gives a factory an informer of pods.
+type PodSource interface {
+	Provide(factory informers.SharedInformerFactory)
 }
 
 func (c *Config) complete() error {
@@ -138,6 +146,9 @@ func newEnvironment(config Config) (*environment, metadatainformer.SharedInforme
 		return nil, nil, err
 	}
 	e.informers = informers.NewSharedInformerFactoryWithOptions(e.client, 0, informers.WithTransform(trim))
+	if config.Pods != nil {
+		config.Pods.Provide(e.informers)
+	}
 	e.tokens = informers.NewSharedInformerFactoryWithOptions(e.client, 0, informers.WithTransform(trim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = fields.OneTermEqualSelector("type", "kubernetes.io/service-account-token").String()
@@ -153,7 +164,21 @@ func trim(object any) (any, error) {
 	if accessor, err := meta.Accessor(object); err == nil {
 		accessor.SetManagedFields(nil)
 	}
+	if pod, ok := object.(*corev1.Pod); ok {
+		trimPod(pod)
+	}
 	return object, nil
+}
+
+// trimPod drops of pods, which are most of a cluster's objects, what their containers are to do and the annotations: it
+// concerns users and the node.
+func trimPod(pod *corev1.Pod) {
+	pod.Annotations = nil
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			containers[i].Command, containers[i].Args, containers[i].Env = nil, nil, nil
+		}
+	}
 }
 
 // config is a controller's own client configuration. Upstream's bootstrap roles name its rights.
