@@ -93,14 +93,15 @@ func (storedCodec) Encode(runtime.Object, io.Writer) error {
 // Identifier implements runtime.Encoder.
 func (storedCodec) Identifier() runtime.Identifier { return "stored" }
 
-// trimPod drops what informers of pods in a peer have no use for: what a pod's containers are to do. Annotations stay as
-// far as upstream reads them.
+// trimPod drops of a pod what no admission plugin and no authoriser looks at: where it wants to be and what its containers
+// are to do. Annotations stay as far as upstream reads them.
 func trimPod(pod *corev1.Pod) {
 	pod.ManagedFields, pod.Annotations = nil, securityAnnotations(pod.Annotations)
+	pod.Spec.Tolerations, pod.Spec.Affinity, pod.Spec.TopologySpreadConstraints = nil, nil, nil
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
 			c := &containers[i]
-			c.Command, c.Args = nil, nil
+			c.Command, c.Args, c.VolumeMounts, c.Resources = nil, nil, nil, corev1.ResourceRequirements{}
 			// values from elsewhere are references
 			c.Env = slices.DeleteFunc(c.Env, func(v corev1.EnvVar) bool { return v.ValueFrom == nil })
 		}
