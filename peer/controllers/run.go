@@ -170,15 +170,18 @@ func trim(object any) (any, error) {
 	return object, nil
 }
 
-// trimPod drops of pods, which are most of a cluster's objects, what their containers are to do and the annotations: it
-// concerns users and the node.
+// trimPod drops of pods, which are most of a cluster's objects, what only those read who place or run them. Affinity stays: quotas have a
+// scope for it. No controller here writes a pod that it has from an informer.
 func trimPod(pod *corev1.Pod) {
 	pod.Annotations = nil
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
-			containers[i].Command, containers[i].Args, containers[i].Env = nil, nil, nil
+			c := &containers[i]
+			c.Command, c.Args, c.Env, c.VolumeMounts = nil, nil, nil, nil
+			c.LivenessProbe, c.ReadinessProbe, c.StartupProbe, c.Lifecycle = nil, nil, nil, nil
 		}
 	}
+	pod.Spec.Tolerations, pod.Spec.TopologySpreadConstraints = nil, nil
 }
 
 // config is a controller's own client configuration. Upstream's bootstrap roles name its rights.
