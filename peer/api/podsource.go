@@ -85,6 +85,15 @@ func storageOptions(options metav1.ListOptions) kstorage.ListOptions {
 // storedCodec reads what is stored, which has the version that informers are for.
 type storedCodec struct{ runtime.Decoder }
 
+// Decode implements runtime.Decoder. What an earlier version stored gets the defaults of this one.
+func (c storedCodec) Decode(data []byte, kind *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	obj, found, err := c.Decoder.Decode(data, kind, into)
+	if err == nil {
+		SetDefaults(obj)
+	}
+	return obj, found, err
+}
+
 // Encode implements runtime.Encoder.
 func (storedCodec) Encode(runtime.Object, io.Writer) error {
 	return errors.New("the source of informers is for reading")
