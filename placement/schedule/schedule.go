@@ -185,12 +185,15 @@ func waiting(v *placement.View, pods []*corev1.Pod) []*placement.Pod {
 			queue = append(queue, placement.NewPod(pod))
 		}
 	}
-	slices.SortStableFunc(queue, func(a, b *placement.Pod) int {
-		return cmp.Or(
-			cmp.Compare(corev1helpers.PodPriority(b.Object), corev1helpers.PodPriority(a.Object)),
-			a.Object.CreationTimestamp.Compare(b.Object.CreationTimestamp.Time),
-			cmp.Compare(a.Object.UID, b.Object.UID),
-		)
-	})
+	slices.SortStableFunc(queue, func(a, b *placement.Pod) int { return QueueOrder(a.Object, b.Object) })
 	return queue
+}
+
+// QueueOrder is the order in which pods are decided: the highest priority first, then the oldest.
+func QueueOrder(a, b *corev1.Pod) int {
+	return cmp.Or(
+		cmp.Compare(corev1helpers.PodPriority(b), corev1helpers.PodPriority(a)),
+		a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+		cmp.Compare(a.UID, b.UID),
+	)
 }

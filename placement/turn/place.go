@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/storage/volume"
 
 	"shoal/placement"
 	"shoal/placement/schedule"
@@ -34,18 +35,44 @@ func (l *Leader) decide(t *Turn, now time.Time) {
 	for pod := range t.created() {
 		candidates = append(candidates, pod)
 	}
-	if l.waiting {
-		l.waiting = false
-		for _, pod := range l.view.Pending() {
-			candidates = append(candidates, pod.Object)
-		}
-	}
+	candidates = append(candidates, l.nextWaiting()...)
 	if len(candidates) > 0 {
 		t.decisions = schedule.Schedule(l.view, candidates, now)
 		if slices.ContainsFunc(t.decisions, func(d schedule.Decision) bool { return d.Node == "" }) {
 			l.recheck(usageRef, now.Add(refreshUsage))
 		}
 	}
+}
+
+// nextWaiting are the waiting pods to decide about in this turn, at most MaxWaiting. If there are more, turn follows turn until each has been
+// asked about once, whoever cannot be placed: that is a round. Pods that come meanwhile take their place in the order of the queue.
+func (l *Leader) nextWaiting() []*corev1.Pod {
+	if l.asked == nil {
+		if !l.waiting {
+			return nil
+		}
+		l.waiting, l.asked = false, map[types.NamespacedName]bool{}
+	}
+	var left []*corev1.Pod
+	for _, pod := range l.view.Pending() {
+		if !l.asked[pod.Key()] {
+			left = append(left, pod.Object)
+		}
+	}
+	if len(left) <= MaxWaiting {
+		l.asked = nil
+		if l.waiting { // for a reason that those asked before did not know of
+			l.due[roundRef] = time.Time{}
+		}
+		return left
+	}
+	slices.SortFunc(left, schedule.QueueOrder)
+	left = left[:MaxWaiting]
+	for _, pod := range left {
+		l.asked[keyOf(pod)] = true
+	}
+	l.due[roundRef] = time.Time{}
+	return left
 }
 
 // created yields the pods that the turn's plans create, and the changes that do.
@@ -76,15 +103,17 @@ func (l *Leader) Finish(t *Turn, now time.Time) []Piece {
 		switch {
 		case decision.Node != "" && t.refused[pod.UID]:
 			// The node has given room away that this view does not know of. It has said so; the next turn decides with that.
+			delete(l.asked, keyOf(pod))
 			l.recheck(podRef(pod), now.Add(RetryClaim))
 		case decision.Node != "" && !t.provisions(decision):
 			l.recheck(podRef(pod), now.Add(RetryClaim))
-		case decision.Node != "" && isNew && len(decision.Provision) > 0:
+		case decision.Node != "" && isNew && len(decision.Provision)+len(decision.Bind) > 0:
 			// Once it exists it is bound together with its claims.
 		case decision.Node != "" && isNew:
 			change.Object.(*corev1.Pod).Spec.NodeName = decision.Node
 			change.Events = append(change.Events, scheduled(pod, decision.Node))
 		case decision.Node != "":
+			work = append(work, l.giveVolumes(decision)...)
 			if plan := l.binding(decision); len(plan.Changes) > 0 {
 				work = append(work, Piece{podRef(pod), plan})
 			}
@@ -112,12 +141,32 @@ func (t *Turn) provisions(decision schedule.Decision) bool {
 	return true
 }
 
+// giveVolumes writes into existing volumes which of the pod's claims they are for, each by a plan of its own: volumes are in another shard
+// than the pod, and a leader of a third one may have chosen the same. Upstream's binder then joins volume and claim.
+func (l *Leader) giveVolumes(decision schedule.Decision) []Piece {
+	var work []Piece
+	for _, b := range decision.Bind {
+		pv, known := l.view.Volumes.Get("", b.Volume)
+		claim, wanted := l.view.Claims.Get(b.Claim.Namespace, b.Claim.Name)
+		if !known || !wanted {
+			continue
+		}
+		given, changed, err := volume.GetBindVolumeToClaim(pv, claim)
+		if err == nil && changed {
+			ref := placement.Ref{Kind: placement.KindVolume, NamespacedName: keyOf(pv)}
+			work = append(work, Piece{ref, placement.Plan{Changes: []placement.Change{placement.Updating(placement.Update, pv, given)}}})
+		}
+	}
+	return work
+}
+
 // binding binds a pod that exists, and says in its claims where their volumes shall be. A pod whose volumes are made by somebody else than
-// its node is bound only when they are there: where they can be made is not known before.
+// its node is bound only when they are there: where they can be made is not known before. So is one that gets existing volumes: another pod
+// may get them first.
 func (l *Leader) binding(decision schedule.Decision) placement.Plan {
 	pod, node := decision.Pod, decision.Node
 	var plan placement.Plan
-	bind := true
+	bind := len(decision.Bind) == 0
 	for _, key := range decision.Provision {
 		claim, ok := l.view.Claims.Get(key.Namespace, key.Name)
 		if !ok {

@@ -55,6 +55,13 @@ type Options struct {
 // EvictionRef stands for the eviction of pods among the questions: it is no object, but it wants to be asked again like one.
 var EvictionRef = placement.Ref{Kind: "Eviction"}
 
+// roundRef stands for the waiting pods that a turn left for the next.
+var roundRef = placement.Ref{Kind: "Round"}
+
+// MaxWaiting is how many waiting pods one turn decides about at most. A turn ends when all it has decided is committed, and what happens
+// meanwhile, the loss of a node for instance, waits for the next: so a turn must not last as long as a backlog does.
+const MaxWaiting = 1000
+
 // Leader is the state of one shard's leader. It has one owner.
 type Leader struct {
 	options Options
@@ -62,8 +69,10 @@ type Leader struct {
 	due     map[placement.Ref]time.Time
 	// resting says until when an object that was planned a moment ago is not planned again.
 	resting map[placement.Ref]time.Time
-	// waiting says that pods without a node should be looked at again.
+	// waiting says that pods without a node should be looked at again, asked are those that the round under way has looked at; nil without
+	// one. See nextWaiting.
 	waiting bool
+	asked   map[types.NamespacedName]bool
 	// closed are the nodes that have refused a claim a moment ago.
 	closed map[string]closedNode
 	// told is, per waiting pod, the last reason given for having no node.
@@ -234,6 +243,7 @@ func (l *Leader) plan(t *Turn, refs []placement.Ref, now time.Time) {
 			evict = true
 		case placement.KindPod, placement.KindVolume:
 			l.waiting = true
+		case roundRef.Kind: // decide goes on by itself
 		case usageRef.Kind:
 			l.chooseRefresh(t, now)
 		default:

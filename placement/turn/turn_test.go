@@ -1,6 +1,7 @@
 package turn
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -186,6 +187,117 @@ func TestClaimsLearnTheirNodeWithTheBinding(t *testing.T) {
 	}
 	if bound["three"] != "" {
 		t.Error("a pod is bound before somebody else has made its volume")
+	}
+}
+
+// TestExistingVolumesAreGivenFirst: a pod for whose claim there is a volume already is bound once the two are joined, and not before.
+func TestExistingVolumesAreGivenFirst(t *testing.T) {
+	disk := func(name, on string) *corev1.PersistentVolume {
+		return &corev1.PersistentVolume{
+			ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "1"},
+			Spec: corev1.PersistentVolumeSpec{
+				StorageClassName: "disks", AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+				Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+				NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+					MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{on}}},
+				}}}},
+			},
+			Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeAvailable},
+		}
+	}
+	mine, theirs := claim("mine", "disks"), claim("theirs", "disks")
+	l := newLeader(node("a", "4"), node("b", "4"), class("disks", "kubernetes.io/no-provisioner"), disk("on-b", "b"), mine, theirs,
+		claimed("one", "mine"), claimed("two", "theirs"))
+	finish := func(at time.Time) []Piece {
+		turn := l.Begin(at)
+		for name := range turn.Claims() {
+			l.Answered(turn, placement.NodeUsage{Node: name}, nil, at)
+		}
+		return l.Finish(turn, at)
+	}
+	work := finish(now)
+	var given []*corev1.PersistentVolume
+	for _, piece := range work {
+		if pv, ok := piece.Plan.Changes[0].Object.(*corev1.PersistentVolume); ok {
+			if len(piece.Plan.Changes) != 1 || piece.Plan.Changes[0].ResourceVersion != "1" || piece.Ref.Kind != placement.KindVolume {
+				t.Errorf("a volume is given by %+v", piece)
+			}
+			given = append(given, pv)
+		}
+	}
+	if len(given) != 1 || given[0].Spec.ClaimRef == nil || given[0].Spec.ClaimRef.UID == "" || len(bindings(work)) != 0 {
+		t.Fatalf("given %v, bound %v; want the volume given once and nobody bound", given, bindings(work))
+	}
+	l.Learn(given[0], false)
+	if work = finish(now.Add(time.Second)); len(bindings(work)) != 0 {
+		t.Errorf("bound %v before claim and volume are joined", bindings(work))
+	}
+	joined, winner := mine.DeepCopy(), "one"
+	if given[0].Spec.ClaimRef.Name == "theirs" {
+		joined, winner = theirs.DeepCopy(), "two"
+	}
+	joined.Spec.VolumeName, joined.Status.Phase = "on-b", corev1.ClaimBound
+	joined.Annotations = map[string]string{"pv.kubernetes.io/bind-completed": "yes"}
+	l.Learn(joined, false)
+	if bound := bindings(finish(now.Add(2 * time.Second))); len(bound) != 1 || bound[winner] != "b" {
+		t.Errorf("bound %v, want %s on b", bound, winner)
+	}
+}
+
+// TestABacklogIsTakenInRounds: each waiting pod is decided about once per round, the important ones first, pods that come meanwhile too, and
+// those that fit nowhere keep nobody from having his turn.
+func TestABacklogIsTakenInRounds(t *testing.T) {
+	large := node("a", "100000")
+	large.Status.Allocatable[corev1.ResourcePods] = resource.MustParse("100000")
+	l := newLeader(large)
+	const hopeless, others = 2*MaxWaiting + 7, MaxWaiting + 9
+	for i := range hopeless {
+		p := pod(fmt.Sprint("hopeless-", i), "200000")
+		p.Spec.Priority = ptr.To[int32](10)
+		l.Learn(p, false)
+	}
+	for i := range others {
+		l.Learn(pod(fmt.Sprint("other-", i), "1"), false)
+	}
+	at, seen := now, map[string]int{}
+	for turns := 0; l.Dirty(); turns++ {
+		if turns == 1 {
+			late := pod("late", "1")
+			late.Spec.Priority = ptr.To[int32](20)
+			l.Learn(late, false)
+		}
+		if turns > 20 {
+			t.Fatal("the rounds do not end")
+		}
+		turn := l.Begin(at)
+		if len(turn.decisions) > MaxWaiting {
+			t.Fatalf("turn %d decides about %d pods", turns, len(turn.decisions))
+		}
+		for _, d := range turn.decisions {
+			seen[d.Pod.Name]++
+		}
+		if turns == 1 && seen["late"] != 1 {
+			t.Error("a pod of high priority that came during a round waits for its end")
+		}
+		for name := range turn.Claims() {
+			l.Answered(turn, placement.NodeUsage{Node: name}, nil, at)
+		}
+		for name, on := range bindings(l.Finish(turn, at)) {
+			p := pod(name, "1")
+			p.Spec.NodeName = on
+			l.Learn(p, false)
+		}
+		at = at.Add(time.Millisecond)
+	}
+	for i := range others {
+		if name := fmt.Sprint("other-", i); seen[name] != 1 {
+			t.Errorf("%s was decided about %d times, want once", name, seen[name])
+		}
+	}
+	for i := range hopeless { // the late pod was a reason to look once more
+		if name := fmt.Sprint("hopeless-", i); seen[name] < 1 || seen[name] > 2 {
+			t.Errorf("%s was decided about %d times", name, seen[name])
+		}
 	}
 }
 
