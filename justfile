@@ -37,6 +37,7 @@ lint: setup
 # the figures of the README's table, as ratios measured in one run (root)
 bench *ARGS: build
     go build -ldflags "-s -w" -o bin/ ./cli/bench/etcdref ./cli/bench/storeref
+    go test -c -ldflags "-s -w" -o bin/peerbench ./peer
     bin/peer bench {{ARGS}}
 
 # bin/peer, with the two small programs carried inside

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"shoal/consensus"
@@ -34,7 +37,7 @@ const (
 // object is any API object that a feed delivers.
 type object interface {
 	metav1.Object
-	runtime.Object
+	apiruntime.Object
 }
 
 // change is one object as the store has it now. With Gone, the object is the last one known under that key.
@@ -116,7 +119,7 @@ func (f *feed) follow(ctx context.Context) error {
 func (f *feed) replace(list []store.KV) []change {
 	before := f.known
 	f.known = make(map[string]object, len(list))
-	var changes []change
+	var fresh []store.KV
 	for _, kv := range list {
 		if f.want != nil && !f.want(kv.Key) {
 			continue
@@ -130,9 +133,13 @@ func (f *feed) replace(list []store.KV) []change {
 			f.known[kv.Key] = old
 			continue
 		}
-		if decoded, ok := f.read(kv.Key, kv.Value, kv.Mod); ok {
-			f.known[kv.Key] = decoded
-			changes = append(changes, change{Key: kv.Key, Object: decoded})
+		fresh = append(fresh, kv)
+	}
+	var changes []change
+	for i, decoded := range f.readAll(fresh) {
+		if decoded != nil {
+			f.known[fresh[i].Key] = decoded
+			changes = append(changes, change{Key: fresh[i].Key, Object: decoded})
 		}
 	}
 	for key, old := range before {
@@ -158,6 +165,27 @@ func (f *feed) take(event store.Event) (change, bool) {
 	f.known[event.Key] = decoded
 	return change{Key: event.Key, Object: decoded}, true
 }
+
+// readAll decodes values on all cores, since a leader that takes over waits for it; nil for those that cannot be read.
+func (f *feed) readAll(list []store.KV) []object {
+	decoded := make([]object, len(list))
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), 1+len(list)/readAlone) {
+		workers.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(list); i = int(next.Add(1)) - 1 {
+				if o, ok := f.read(list[i].Key, list[i].Value, list[i].Mod); ok {
+					decoded[i] = o
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return decoded
+}
+
+// readAlone is how many values are decoded without help.
+const readAlone = 500
 
 // read decodes a value; false for what nobody here can read (a kind of a newer version, say), which is reported.
 func (f *feed) read(key string, value []byte, at store.Revision) (object, bool) {

@@ -27,7 +27,7 @@ func TestAPodGetsTheVolumeThatItsNodeHas(t *testing.T) {
 	create(f.client.StorageV1().StorageClasses().Create(t.Context(), &storagev1.StorageClass{
 		ObjectMeta: metav1.ObjectMeta{Name: "disks-" + namespace}, Provisioner: volume.NotSupportedProvisioner, VolumeBindingMode: ptr.To(storagev1.VolumeBindingWaitForFirstConsumer),
 	}, metav1.CreateOptions{}))
-	create(f.client.CoreV1().PersistentVolumes().Create(t.Context(), &corev1.PersistentVolume{
+	pv, err := f.client.CoreV1().PersistentVolumes().Create(t.Context(), &corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: "disk-" + namespace},
 		Spec: corev1.PersistentVolumeSpec{
 			StorageClassName: "disks-" + namespace, AccessModes: modes, Capacity: quantity,
@@ -36,7 +36,10 @@ func TestAPodGetsTheVolumeThatItsNodeHas(t *testing.T) {
 				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{"with-disk"}}},
 			}}}},
 		},
-	}, metav1.CreateOptions{}))
+	}, metav1.CreateOptions{})
+	create(pv, err)
+	pv.Status.Phase = corev1.VolumeAvailable
+	create(f.client.CoreV1().PersistentVolumes().UpdateStatus(t.Context(), pv, metav1.UpdateOptions{}))
 	create(f.client.CoreV1().PersistentVolumeClaims(namespace).Create(t.Context(), &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: "data"},
 		Spec: corev1.PersistentVolumeClaimSpec{

@@ -33,6 +33,9 @@ type Case struct {
 	churn               bool
 }
 
+// DistinctPods names the case that scheduler_perf does not have; its floor is that of Basic.
+const DistinctPods = "DistinctPods"
+
 // Batch is how many pods are decided by one call.
 const Batch = 500
 
@@ -51,7 +54,43 @@ func Cases() []Case {
 		{Name: "Preemption", Floor: 160, Nodes: 5000, Placed: 20000, Pods: 5000, placed: plain(low), pod: plain(high)},
 		{Name: "MixedChurn", Floor: 265, Nodes: 5000, Pods: 10000, pod: plain(), churn: true},
 		{Name: "Daemonset", Floor: 390, Nodes: 15000, Pods: 15000, pod: daemon},
-		{Name: "DistinctPods", Floor: 270, Nodes: 5000, Placed: 1000, Pods: 1000, placed: plain(), pod: distinct},
+		{Name: DistinctPods, Floor: 270, Nodes: 5000, Placed: 1000, Pods: 1000, placed: plain(), pod: distinct},
+	}
+}
+
+// Growth is a cluster of that many nodes in ten zones, with that many pods on each, and pods to decide that carry that many topology spread
+// constraints, over zones and host names by turns. The pods are of one kind, or each is of its own: what a first pod of a kind costs.
+type Growth struct {
+	Nodes, PodsPerNode, Constraints, Pods int
+	Distinct                              bool
+}
+
+// Case makes a case of it, without a floor.
+func (g Growth) Case() Case {
+	constrain := func(p *corev1.Pod) {
+		p.Labels = map[string]string{}
+		for i := range g.Constraints {
+			label, key := fmt.Sprint("part-", i), corev1.LabelTopologyZone
+			if i%2 == 1 {
+				key = corev1.LabelHostname
+			}
+			p.Labels[label] = "of"
+			p.Spec.TopologySpreadConstraints = append(p.Spec.TopologySpreadConstraints, corev1.TopologySpreadConstraint{
+				MaxSkew: 5, TopologyKey: key, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{label: "of"}},
+			})
+		}
+	}
+	return Case{
+		Name:  fmt.Sprintf("%d nodes, %d pods on each, %d constraints", g.Nodes, g.PodsPerNode, g.Constraints),
+		Nodes: g.Nodes, Placed: g.Nodes * g.PodsPerNode, Pods: g.Pods, zones: 10,
+		placed: func(i int) *corev1.Pod { return makePod("sched-1", i) },
+		pod: func(i int) *corev1.Pod {
+			p := makePod("sched-1", i, constrain)
+			if g.Distinct {
+				requestCPU(p, fmt.Sprint(100+i, "m"))
+			}
+			return p
+		},
 	}
 }
 

@@ -15,7 +15,39 @@ func BenchmarkSchedulerPerf(b *testing.B) {
 	}
 }
 
+// BenchmarkGrowth shows how the CPU time per pod grows with nodes, with pods on them and with constraints: for pods of one kind, decided in
+// batches, and for pods that have nothing in common.
+//
+//	go test ./placement/schedule/perf -run '^$' -bench Growth -benchtime 1x
+func BenchmarkGrowth(b *testing.B) {
+	for _, nodes := range []int{1000, 5000, 20000} {
+		for _, podsPerNode := range []int{1, 10} {
+			for _, constraints := range []int{0, 1, 2, 4} {
+				g := Growth{Nodes: nodes, PodsPerNode: podsPerNode, Constraints: constraints, Pods: 2000}
+				equal := g.Case()
+				g.Pods, g.Distinct = 100, true
+				distinct := g.Case()
+				b.Run(equal.Name, func(b *testing.B) {
+					b.ReportMetric(1e6/rate(b, &equal), "cpu-µs/equal")
+					b.ReportMetric(1e6/rate(b, &distinct), "cpu-µs/distinct")
+					b.ReportMetric(0, "ns/op")
+				})
+			}
+		}
+	}
+}
+
 func measure(b *testing.B, c *Case) {
+	rate := rate(b, c)
+	b.ReportMetric(rate, "pods/cpu-s")
+	b.ReportMetric(c.Floor, "floor")
+	b.ReportMetric(rate/c.Floor, "times")
+	b.ReportMetric(0, "ns/op")
+}
+
+// rate decides all pods of a case b.N times and returns pods per second of CPU time.
+func rate(b *testing.B, c *Case) float64 {
+	b.Helper()
 	var used time.Duration
 	for range b.N {
 		b.StopTimer()
@@ -29,11 +61,7 @@ func measure(b *testing.B, c *Case) {
 		}
 		used += cpuTime(b) - begun
 	}
-	rate := float64(b.N*c.Pods) / used.Seconds()
-	b.ReportMetric(rate, "pods/cpu-s")
-	b.ReportMetric(c.Floor, "floor")
-	b.ReportMetric(rate/c.Floor, "times")
-	b.ReportMetric(0, "ns/op")
+	return float64(b.N*c.Pods) / used.Seconds()
 }
 
 func cpuTime(b *testing.B) time.Duration {
