@@ -62,6 +62,13 @@ func (v *View) Orphans(namespace string) []*Pod { return sortedPods(v.orphans[na
 // Pending lists the pods that wait for a node.
 func (v *View) Pending() []*Pod { return sortedPods(v.pending) }
 
+// EachPending calls f for the pods that wait for a node, in no particular order.
+func (v *View) EachPending(f func(*Pod)) {
+	for _, p := range v.pending {
+		f(p)
+	}
+}
+
 // AnyPending tells whether a pod waits for a node.
 func (v *View) AnyPending() bool { return len(v.pending) > 0 }
 

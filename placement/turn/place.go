@@ -44,37 +44,6 @@ func (l *Leader) decide(t *Turn, now time.Time) {
 	}
 }
 
-// nextWaiting are the waiting pods to decide about in this turn, at most MaxWaiting. If there are more, turn follows turn until each has been
-// asked about once, whoever cannot be placed: that is a round. Pods that come meanwhile take their place in the order of the queue.
-func (l *Leader) nextWaiting() []*corev1.Pod {
-	if l.asked == nil {
-		if !l.waiting {
-			return nil
-		}
-		l.waiting, l.asked = false, map[types.NamespacedName]bool{}
-	}
-	var left []*corev1.Pod
-	for _, pod := range l.view.Pending() {
-		if !l.asked[pod.Key()] {
-			left = append(left, pod.Object)
-		}
-	}
-	if len(left) <= MaxWaiting {
-		l.asked = nil
-		if l.waiting { // for a reason that those asked before did not know of
-			l.due[roundRef] = time.Time{}
-		}
-		return left
-	}
-	slices.SortFunc(left, schedule.QueueOrder)
-	left = left[:MaxWaiting]
-	for _, pod := range left {
-		l.asked[keyOf(pod)] = true
-	}
-	l.due[roundRef] = time.Time{}
-	return left
-}
-
 // created yields the pods that the turn's plans create, and the changes that do.
 func (t *Turn) created() func(yield func(*corev1.Pod, *placement.Change) bool) {
 	return func(yield func(*corev1.Pod, *placement.Change) bool) {

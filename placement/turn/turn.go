@@ -55,13 +55,6 @@ type Options struct {
 // EvictionRef stands for the eviction of pods among the questions: it is no object, but it wants to be asked again like one.
 var EvictionRef = placement.Ref{Kind: "Eviction"}
 
-// roundRef stands for the waiting pods that a turn left for the next.
-var roundRef = placement.Ref{Kind: "Round"}
-
-// MaxWaiting is how many waiting pods one turn decides about at most. A turn ends when all it has decided is committed, and what happens
-// meanwhile, the loss of a node for instance, waits for the next: so a turn must not last as long as a backlog does.
-const MaxWaiting = 1000
-
 // Leader is the state of one shard's leader. It has one owner.
 type Leader struct {
 	options Options
