@@ -8,6 +8,7 @@ import (
 
 	"github.com/lni/dragonboat/v4"
 
+	"shoal/consensus/bugs"
 	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
 )
@@ -134,7 +135,7 @@ func (h *Host) purgeIfRemoved(ctx context.Context, d diskReplica) (gone bool, er
 		if err != nil {
 			return false, fmt.Errorf("was replica %d of shard %d removed: %w", d.Replica, d.Shard, err)
 		}
-		if !m.removed(d.Replica) {
+		if !m.removed(d.Replica) || bugs.On(bugs.KeepRemoved) {
 			return false, nil
 		}
 		d.Removing = true

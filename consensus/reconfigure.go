@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"shoal/consensus/bugs"
 	"shoal/consensus/shardmap"
 )
 
@@ -66,6 +67,13 @@ func (h *Host) stepShard(ctx context.Context, r *replica) (acted bool, err error
 	for _, assigned := range a.Replicas {
 		if m.removed(assigned.ID) {
 			return true, h.writeAssignment(ctx, a.Renew(assigned.ID), at)
+		}
+	}
+	if bugs.On(bugs.RemoveFirst) {
+		for id, peer := range m.Voters {
+			if want, assigned := a.Of(peer); id != r.id && (!assigned || want.ID != id) {
+				return true, h.take(ctx, r, shardmap.Step{Kind: shardmap.Remove, Replica: id, Peer: peer}, m)
+			}
 		}
 	}
 	step := shardmap.Next(a, shardmap.Members{Voters: m.Voters, NonVoters: m.NonVoters}, r.id,

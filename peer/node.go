@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"shoal/consensus"
+	"shoal/consensus/bugs"
 	"shoal/mesh/dns"
 	"shoal/mesh/podnet"
 	"shoal/mesh/tunnel"
@@ -314,7 +315,9 @@ func (n *node) take(pod *corev1.Pod, gone, tell bool) {
 		n.ledger.Upsert(pod)
 		n.agent.Upsert(pod)
 	case had:
-		n.ledger.Remove(pod.UID)
+		if !bugs.On(bugs.KeepClaims) {
+			n.ledger.Remove(pod.UID)
+		}
 		n.agent.Remove(pod.UID)
 	}
 }

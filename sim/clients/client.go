@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -39,6 +40,14 @@ type Client struct {
 
 // Close ends the client's connections.
 func (c *Client) Close() { closeAll(c.apis) }
+
+// Only is the same client, who asks no others than the named peers.
+func (c *Client) Only(peers []string) *Client {
+	only := *c
+	only.favourite = 0
+	only.apis = slices.DeleteFunc(slices.Clone(c.apis), func(a *API) bool { return !slices.Contains(peers, a.peer) })
+	return &only
+}
 
 // run works until the context ends.
 func (c *Client) run(ctx context.Context) {

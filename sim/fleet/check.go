@@ -39,7 +39,7 @@ func (r *run) watchStore(ctx context.Context) {
 			continue
 		}
 		r.capacity(p)
-		claims.look(r, p)
+		claims.look(r, p, r.ledgers())
 		brake.look(r, p)
 	}
 }

@@ -1,6 +1,10 @@
 package fleet
 
-import "time"
+import (
+	"time"
+
+	"shoal/runtime/pods"
+)
 
 // claimKept is for how long a node may hold room for a pod that is not bound to it: a grant's own life, and the time until the store's
 // news have come.
@@ -11,20 +15,17 @@ type claimsCheck struct {
 	since map[string]time.Time // by machine and pod
 }
 
-func (c *claimsCheck) look(r *run, p picture) {
+// look compares a picture of the store with what the machines' ledgers hold, by machine.
+func (c *claimsCheck) look(r *run, p picture, ledgers map[string][]pods.Claim) {
 	bound := map[string]bool{}
 	for _, pod := range p.pods {
 		bound[pod.Spec.NodeName+" "+string(pod.UID)] = true
 	}
 	before := c.since
 	c.since = map[string]time.Time{}
-	for _, m := range r.fleet.Machines() {
-		inside, there := r.fleet.Inside(m)
-		if !there || r.troubled(m) {
-			continue
-		}
-		for _, claim := range inside.Claims(time.Now()) {
-			id := m.Name + " " + string(claim.PodUID)
+	for machine, held := range ledgers {
+		for _, claim := range held {
+			id := machine + " " + string(claim.PodUID)
 			if bound[id] {
 				continue
 			}
@@ -33,8 +34,19 @@ func (c *claimsCheck) look(r *run, p picture) {
 				begun = p.at
 			}
 			if c.since[id] = begun; p.at.Sub(begun) > claimKept {
-				r.blame("claims", "%s has held room for pod %s for %s, which is not bound to it", m.Name, claim.PodUID, p.at.Sub(begun))
+				r.blame("claims", "%s has held room for pod %s for %s, which is not bound to it", machine, claim.PodUID, p.at.Sub(begun))
 			}
 		}
 	}
+}
+
+// ledgers are what the machines hold room for that nothing befalls now.
+func (r *run) ledgers() map[string][]pods.Claim {
+	ledgers := map[string][]pods.Claim{}
+	for _, m := range r.fleet.Machines() {
+		if inside, there := r.fleet.Inside(m); there && !r.troubled(m) {
+			ledgers[m.Name] = inside.Claims(time.Now())
+		}
+	}
+	return ledgers
 }

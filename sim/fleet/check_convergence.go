@@ -13,7 +13,7 @@ import (
 
 // converged says what is not as it should be when nothing is wrong any more; nil when all is.
 func (r *run) converged(ctx context.Context) error {
-	for _, m := range r.fleet.Machines() {
+	for _, m := range r.machines() {
 		client, err := r.fleet.Client(m)
 		if err != nil {
 			return err
@@ -24,10 +24,10 @@ func (r *run) converged(ctx context.Context) error {
 			return fmt.Errorf("seen from %s: %w", m.Name, err)
 		}
 	}
-	if err := r.shardsWork(ctx, r.fleet.Machines()); err != nil {
+	if err := r.shardsWork(ctx, r.machines()); err != nil {
 		return err
 	}
-	return r.users.answer(ctx)
+	return r.users.answer(ctx, r.machines())
 }
 
 func (r *run) seenFrom(ctx context.Context, m *Machine, client *kubernetes.Clientset) error {
@@ -43,9 +43,13 @@ func (r *run) seenFrom(ctx context.Context, m *Machine, client *kubernetes.Clien
 	if err != nil {
 		return err
 	}
+	works := map[string]bool{}
+	for _, machine := range r.machines() {
+		works[machine.Name] = true
+	}
 	for _, node := range nodes.Items {
-		if !isReady(node.Status.Conditions) {
-			return fmt.Errorf("node %s is not ready", node.Name)
+		if ready := isReady(node.Status.Conditions); ready != works[node.Name] {
+			return fmt.Errorf("node %s: ready is %t", node.Name, ready)
 		}
 	}
 	for i := range r.plan.Workload.Namespaces {
@@ -75,7 +79,7 @@ func (r *run) sameEverywhere(ctx context.Context, m *Machine, client kubernetes.
 			ready = append(ready, pod.Status.PodIP+":8080")
 		}
 	}
-	for _, machine := range r.fleet.Machines() {
+	for _, machine := range r.machines() {
 		for _, name := range machine.runningIn(namespace) {
 			running = append(running, name+" on "+machine.Name)
 		}
@@ -113,9 +117,9 @@ func (r *run) shardsWhole(ctx context.Context, m *Machine) error {
 	if err != nil {
 		return err
 	}
-	voters := min(3, len(r.fleet.Machines()))
+	voters := min(votersWanted, len(r.fleet.Machines()))
 	for _, shard := range status.Shards {
-		if shard.Leader == "" || len(shard.Voters) != voters || len(shard.NonVoters) != 0 {
+		if shard.Leader == "" || r.core == nil && (len(shard.Voters) != voters || len(shard.NonVoters) != 0) {
 			return fmt.Errorf("shard %d: leader %q, voters %v, others %v", shard.Shard, shard.Leader, shard.Voters, shard.NonVoters)
 		}
 	}

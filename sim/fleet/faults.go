@@ -4,24 +4,39 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
-	"shoal/sim/history"
+	"shoal/consensus"
 )
 
 // Fault is one kind of trouble. It begins, lasts, and ends; machines are those it befalls.
 type Fault struct {
 	Name string
-	// machines is how many it befalls; a minority of the fleet whatever it says.
-	machines func(all int) int
+	// machines are those of all, which come in a drawn order, that it befalls.
+	machines func(all []*Machine) []*Machine
 	begin    func(f *Fleet, victims []*Machine)
 	end      func(f *Fleet, victims []*Machine)
 	// power says that containers end with it.
 	power bool
 }
 
-func one(int) int        { return 1 }
-func minority(n int) int { return (n - 1) / 2 }
+func one(all []*Machine) []*Machine      { return all[:1] }
+func minority(all []*Machine) []*Machine { return all[:max(1, (len(all)-1)/2)] }
+
+// zone is all of one zone, if that is a minority.
+func zone(all []*Machine) []*Machine {
+	var there []*Machine
+	for _, m := range all {
+		if m.Zone == all[0].Zone {
+			there = append(there, m)
+		}
+	}
+	if 2*len(there) >= len(all) {
+		return one(all)
+	}
+	return there
+}
 
 // Faults are all kinds, in a fixed order: the seed chooses by number.
 var Faults = []Fault{
@@ -31,6 +46,11 @@ var Faults = []Fault{
 		f.Isolate(m, false)
 		f.Start(m)
 	})},
+	{Name: "zone", machines: zone, power: true, begin: each((*Fleet).Crash), end: each(func(f *Fleet, m *Machine) {
+		f.Isolate(m, false)
+		f.Start(m)
+	})},
+	{Name: "leaders", machines: one, begin: func(f *Fleet, _ []*Machine) { f.moveLeaders() }, end: func(*Fleet, []*Machine) {}},
 	{Name: "isolate", machines: one, begin: isolated(true), end: isolated(false)},
 	{Name: "split", machines: minority, begin: apart(true), end: apart(false)},
 	{Name: "deaf", machines: one, begin: oneWay(false, true), end: oneWay(false, false)},
@@ -97,6 +117,27 @@ func (f *Fleet) oneWay(m *Machine, sends, cut bool) {
 	}
 }
 
+// moveLeaders has every shard led by another voter, whom it likes, four times in four seconds.
+func (f *Fleet) moveLeaders() {
+	for range 4 {
+		for shard, group := range f.groups() {
+			for _, m := range f.Machines() {
+				inside, there := f.Inside(m)
+				if !there || inside.PeerID != group.Leader {
+					continue
+				}
+				to := slices.IndexFunc(group.Members, func(member consensus.Member) bool { return member.Voter && member.Peer != group.Leader })
+				if to >= 0 {
+					ctx, cancel := context.WithTimeout(f.ctx, time.Second)
+					_ = inside.Store.TransferLeadership(ctx, shard, group.Members[to].Peer) // one that cannot take over does not
+					cancel()
+				}
+			}
+		}
+		time.Sleep(time.Second)
+	}
+}
+
 // flap cuts a machine off and joins it again, six times in six seconds.
 func (f *Fleet) flap(m *Machine) {
 	for range 6 {
@@ -120,23 +161,9 @@ func (n *nemesis) run(ctx context.Context, until time.Time) error {
 		kind := n.kinds[n.chance.IntN(len(n.kinds))]
 		all := n.fleet.Machines()
 		n.chance.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		victims := all[:max(1, kind.machines(len(all)))]
-		names := ""
-		for _, m := range victims {
-			names += " " + m.Name
-		}
-		lasts := time.Second + time.Duration(n.chance.Int64N(int64(25*time.Second)))
-		n.story.note("%s%s for %.1f s", kind.Name, names, lasts.Seconds())
+		victims := kind.machines(all)
 		n.story.report.Faults++
-		n.story.trouble(victims, true, kind.power)
-		began := n.story.users.crowd.Recorder.Now()
-		kind.begin(n.fleet, victims)
-		time.Sleep(lasts)
-		kind.end(n.fleet, victims)
-		n.story.note("%s%s is over", kind.Name, names)
-		n.story.users.crowd.Recorder.Fault(history.Fault{
-			Kind: kind.Name, What: kind.Name + names, Begin: began, End: n.story.users.crowd.Recorder.Now(), Minority: 2*len(victims) < len(all),
-		})
+		n.befall(kind, victims, time.Second+time.Duration(n.chance.Int64N(int64(25*time.Second))))
 		for _, m := range victims {
 			if err := n.fleet.AwaitReady(ctx, m); err != nil {
 				return fmt.Errorf("after %s: %w", kind.Name, err)

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -22,7 +23,22 @@ func logger() *slog.Logger {
 }
 
 // play runs a plan in a bubble and reports.
-func play(t *testing.T, plan Plan) Report {
+func play(t *testing.T, plan Plan) {
+	t.Helper()
+	report, err := try(t, plan)
+	if err != nil {
+		t.Errorf("seed %d: %v", plan.Seed, err)
+	}
+	for _, violation := range report.Violations {
+		t.Errorf("seed %d: %v", plan.Seed, violation)
+	}
+	if report.Reads == 0 || report.Compared == 0 {
+		t.Errorf("seed %d: checkers had nothing to look at", plan.Seed)
+	}
+}
+
+// try runs a plan in a bubble and judges it.
+func try(t *testing.T, plan Plan) (Report, error) {
 	t.Helper()
 	dir, begun := t.TempDir(), time.Now()
 	var report Report
@@ -37,21 +53,10 @@ func play(t *testing.T, plan Plan) Report {
 		t.Log(event)
 	}
 	real := time.Since(begun)
-	if invalid := report.Judge(plan); invalid != nil {
-		t.Errorf("seed %d: %v", plan.Seed, invalid)
-	}
+	err = errors.Join(err, report.Judge(plan))
 	t.Logf("seed %d: %v; %d pictures of the store, %d replicas compared", plan.Seed, report.Clients, report.Reads, report.Compared)
-	if report.Reads == 0 || report.Compared == 0 {
-		t.Errorf("seed %d: checkers had nothing to look at", plan.Seed)
-	}
-	t.Logf("seed %d: %d faults in %s of virtual time, %s real, %.0f times as fast", plan.Seed, report.Faults, report.Virtual.Round(time.Second), real.Round(time.Millisecond), report.Virtual.Seconds()/real.Seconds())
-	if err != nil {
-		t.Errorf("seed %d: %v", plan.Seed, err)
-	}
-	for _, violation := range report.Violations {
-		t.Errorf("seed %d: %v", plan.Seed, violation)
-	}
-	return report
+	t.Logf("seed %d: %d faults in %s of virtual time, %s real, %.1f times as fast", plan.Seed, report.Faults, report.Virtual.Round(time.Second), real.Round(time.Millisecond), report.Virtual.Seconds()/real.Seconds())
+	return report, err
 }
 
 func TestACalmClusterSettles(t *testing.T) {
@@ -64,7 +69,7 @@ func TestFaults(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			play(t, Plan{
 				Seed: seed, Peers: peersWanted(t, 3), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
-				Faults: Faults, For: 90 * time.Second, Settle: 2 * time.Minute,
+				Faults: Faults, For: 90 * time.Second, Settle: 2 * time.Minute, ReplaceAfter: 8 * time.Second,
 			})
 		})
 	}

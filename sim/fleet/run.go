@@ -31,9 +31,14 @@ type Plan struct {
 	Zones    []string
 	Workload Workload
 	Users    Users
-	Faults   []Fault       // kinds to draw from; none is a calm run
-	For      time.Duration // of virtual time with faults
-	Settle   time.Duration // within which everything must be as desired after the last fault
+	// ReplaceAfter is how long a peer must be dead before its replicas are made anew elsewhere; 0 leaves the default of a minute.
+	ReplaceAfter time.Duration
+	// Settled, if there is one, is called when everything is as desired for the first time.
+	Settled func()
+	Mode    Mode
+	Faults  []Fault       // kinds to draw from; none is a calm run
+	For     time.Duration // of virtual time with faults
+	Settle  time.Duration // within which everything must be as desired after the last fault
 }
 
 // Report is what came of a run.
@@ -74,6 +79,15 @@ type run struct {
 	hurt   map[string]bool // machines under a fault
 	lost   map[string]bool // machines that have lost their power once
 	vips   []vip.FrontKey
+	core   []*Machine // who has to do without the rest; nil is everybody
+}
+
+// machines are those that must work in the end.
+func (r *run) machines() []*Machine {
+	if r.core != nil {
+		return r.core
+	}
+	return r.fleet.Machines()
 }
 
 // Run makes a fleet, gives it work, hurts it and judges it. It must be called in a bubble of testing/synctest; dir takes the peers' small
@@ -90,6 +104,11 @@ func Run(ctx context.Context, dir string, plan Plan, log *slog.Logger) (Report, 
 		return r.report, err
 	}
 	defer closeIdle(client)
+	if plan.ReplaceAfter != 0 {
+		if err := r.fleet.Set(ctx, r.fleet.Machines()[0], "replace-after", plan.ReplaceAfter.String()); err != nil {
+			return r.report, err
+		}
+	}
 	if err := plan.Workload.apply(ctx, client); err != nil {
 		return r.report, err
 	}
@@ -97,6 +116,9 @@ func Run(ctx context.Context, dir string, plan Plan, log *slog.Logger) (Report, 
 		return r.report, fmt.Errorf("before any fault: %w", err)
 	}
 	r.note("everything is as desired")
+	if plan.Settled != nil {
+		plan.Settled()
+	}
 	if err := r.learnVIPs(ctx, client); err != nil {
 		return r.report, err
 	}
@@ -120,7 +142,7 @@ func (r *run) hurtAndJudge(ctx context.Context) error {
 	defer stop()
 	if len(r.plan.Faults) > 0 {
 		n := &nemesis{fleet: r.fleet, chance: rand.New(rand.NewPCG(r.plan.Seed, 0x6661756c74)), kinds: r.plan.Faults, story: r}
-		if err := n.run(ctx, time.Now().Add(r.plan.For)); err != nil {
+		if err := r.hurtFleet(ctx, n); err != nil {
 			return err
 		}
 	} else {
@@ -133,7 +155,7 @@ func (r *run) hurtAndJudge(ctx context.Context) error {
 		return nil
 	}
 	r.note("everything is as desired, %.1f s after the last fault", took.Seconds())
-	r.users.finish(ctx)
+	r.users.finish(ctx, r.machines())
 	return nil
 }
 
@@ -239,13 +261,25 @@ func closeIdle(client *kubernetes.Clientset) {
 	}
 }
 
+// Set is `peer set` on a machine.
+func (f *Fleet) Set(ctx context.Context, m *Machine, name, value string) error {
+	transport := f.local(m)
+	defer transport.CloseIdleConnections()
+	return admin.NewClientOver(transport).Set(ctx, name, value, func(string) {})
+}
+
+// local connects to the socket of local administration.
+func (f *Fleet) local(m *Machine) *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return f.Network.dial(ctx, m.Address, netip.AddrPortFrom(m.Address, 1).String())
+	}}
+}
+
 // Status is what `peer status` shows on a machine.
 func (f *Fleet) Status(ctx context.Context, m *Machine) (*admin.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return f.Network.dial(ctx, m.Address, netip.AddrPortFrom(m.Address, 1).String())
-	}}
+	transport := f.local(m)
 	defer transport.CloseIdleConnections()
 	return admin.NewClientOver(transport).Status(ctx)
 }

@@ -126,11 +126,20 @@ func (r *run) connect(client int) ([]*clients.API, error) {
 }
 
 // finish ends the work, reads everything through every peer and closes.
-func (u *users) finish(ctx context.Context) {
+func (u *users) finish(ctx context.Context, machines []*Machine) {
 	u.stopWork()
 	u.workers.Wait()
-	u.crowd.Audit(ctx, u.reader, u.base, u.crowd.Finish(ctx, u.reader))
+	reader := u.reader.Only(namesIn(machines))
+	u.crowd.Audit(ctx, reader, u.base, u.crowd.Finish(ctx, reader))
 	u.close()
+}
+
+func namesIn(machines []*Machine) []string {
+	var names []string
+	for _, m := range machines {
+		names = append(names, m.Name)
+	}
+	return names
 }
 
 // close ends all clients.
@@ -142,10 +151,10 @@ func (u *users) close() {
 	u.reader.Close()
 }
 
-// answer says which peer does not answer the users for everything; nil if all do.
-func (u *users) answer(ctx context.Context) error {
+// answer says which machine does not answer the users for everything; nil if all do.
+func (u *users) answer(ctx context.Context, machines []*Machine) error {
 	if u == nil {
 		return nil // they have not come yet
 	}
-	return u.crowd.Answers(ctx, u.reader)
+	return u.crowd.Answers(ctx, u.reader.Only(namesIn(machines)))
 }

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"slices"
 
+	"shoal/consensus/bugs"
 	"shoal/consensus/store"
 )
 
@@ -75,7 +76,9 @@ func (m *merger) release(events, size int) []store.Event {
 		if l.queue[0].Revision > horizon {
 			break
 		}
-		released = append(released, l.queue[0])
+		if crossed := m.released.Shard() != l.queue[0].Revision.Shard(); !crossed || !bugs.Often(bugs.SkipAtBoundary, 10) {
+			released = append(released, l.queue[0])
+		}
 		m.released = l.queue[0].Revision
 		taken += l.queue[0].Size()
 		l.size -= l.queue[0].Size()
