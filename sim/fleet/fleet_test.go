@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,8 +44,13 @@ func try(t *testing.T, plan Plan) (Report, error) {
 	dir, begun := t.TempDir(), time.Now()
 	var report Report
 	var err error
+	var ticks atomic.Int64
+	defer watchTime(&ticks)()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(Epoch)) // a bubble begins in 2000
+		ticking, stop := context.WithCancel(context.Background())
+		defer stop()
+		go tick(ticking, &ticks)
 		ctx, cancel := context.WithTimeout(context.Background(), plan.For+time.Hour)
 		defer cancel()
 		report, err = Run(ctx, dir, plan, logger())
@@ -70,6 +76,24 @@ func TestFaults(t *testing.T) {
 			play(t, Plan{
 				Seed: seed, Peers: peersWanted(t, 3), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
 				Faults: Faults, For: 90 * time.Second, Settle: 2 * time.Minute, ReplaceAfter: 8 * time.Second,
+			})
+		})
+	}
+}
+
+// TestSafety hurts a fleet with faults that overlap, on any machines: what may never happen does not happen, and in the end all is well.
+func TestSafety(t *testing.T) { storm(t, Safety) }
+
+// TestLiveness does the same, and then a core has to do without the rest.
+func TestLiveness(t *testing.T) { storm(t, Liveness) }
+
+func storm(t *testing.T, mode Mode) {
+	for _, seed := range seeds(t, 1, 1) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			play(t, Plan{
+				Seed: seed, Peers: peersWanted(t, 3), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
+				Mode: mode, Faults: Faults, For: 45 * time.Second, Settle: 4 * time.Minute, ReplaceAfter: 8 * time.Second,
+				Users: Users{MinPerMinute: 60},
 			})
 		})
 	}
