@@ -144,7 +144,7 @@ func (h *Host) closeNow(ctx context.Context, shard uint64, upTo store.Revision) 
 // awaitLocal waits until the local replica, if there is one, has applied the
 // revision: the barrier may have gone through another peer.
 func (h *Host) awaitLocal(ctx context.Context, shard uint64, rev store.Revision) error {
-	for {
+	for attempt := 0; ; attempt++ {
 		r, here := h.replica(shard)
 		if !here {
 			return nil
@@ -152,11 +152,22 @@ func (h *Host) awaitLocal(ctx context.Context, shard uint64, rev store.Revision)
 		if view, ready := r.view(); !ready || view.Revision() >= rev {
 			return nil
 		}
-		if _, err := h.readIndex(ctx, r); err != nil && ctx.Err() != nil {
-			return shardError(shard, ErrNoQuorum, err)
-		}
-		if h.ctx.Err() != nil {
+		changed := h.changed.wait()
+		_, err := h.readIndex(ctx, r)
+		switch {
+		case h.ctx.Err() != nil:
 			return ErrClosed
+		case ctx.Err() != nil:
+			return shardError(shard, ErrNoQuorum, err)
+		case err == nil:
+			continue
+		}
+		// A replica that knows no leader is refused at once, and would be again and again.
+		select {
+		case <-ctx.Done():
+		case <-h.ctx.Done():
+		case <-changed:
+		case <-time.After(backoff(attempt)):
 		}
 	}
 }
