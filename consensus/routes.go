@@ -135,11 +135,18 @@ func (r *routes) candidates(shard uint64) []string {
 			add(replica.Peer)
 		}
 	}
+	// Thousands may be alive: only the few before them can be among them a second time.
+	first := list
+	list = slices.Grow(list, len(alive)+len(a.Replicas))
 	for _, peer := range alive {
-		add(peer)
+		if peer != r.cfg.PeerID && !slices.Contains(first, peer) {
+			list = append(list, peer)
+		}
 	}
 	for _, replica := range a.Replicas {
-		add(replica.Peer)
+		if !slices.Contains(alive, replica.Peer) && replica.Peer != r.cfg.PeerID && !slices.Contains(first, replica.Peer) {
+			list = append(list, replica.Peer)
+		}
 	}
 	return list
 }

@@ -129,6 +129,7 @@ func (m *Membership) apply(change serf.MemberEvent) {
 		default:
 			continue
 		}
+		m.alive = nil
 		before, known := m.members[member.PeerID]
 		news := false
 		if change.Type == serf.EventMemberReap {

@@ -77,6 +77,7 @@ type Membership struct {
 
 	mu          sync.Mutex
 	members     map[string]Member
+	alive       []string // what Alive answers, until members change
 	subscribers map[*subscriber]struct{}
 }
 
@@ -258,15 +259,21 @@ func (m *Membership) Members() []Member {
 	return slices.SortedFunc(maps.Values(m.members), func(a, b Member) int { return strings.Compare(a.PeerID, b.PeerID) })
 }
 
-// Alive lists the IDs of the peers believed alive, this one included, sorted.
+// Alive lists the IDs of the peers believed alive, this one included, sorted. It is asked for with every request that goes to another peer,
+// so all callers get the same list, and may not change it.
 func (m *Membership) Alive() []string {
-	var ids []string
-	for _, member := range m.Members() {
-		if member.Status == Alive {
-			ids = append(ids, member.PeerID)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.alive == nil {
+		for id, member := range m.members {
+			if member.Status == Alive {
+				m.alive = append(m.alive, id)
+			}
 		}
+		slices.Sort(m.alive)
+		m.alive = slices.Clip(m.alive) // who appends gets another array
 	}
-	return ids
+	return m.alive
 }
 
 // Address tells where a peer is reached. It also answers for failed peers, with their last known address.
