@@ -41,7 +41,7 @@ func TestDeliberateBugs(t *testing.T) {
 			defer bugs.Stop()
 			report, err := try(t, Plan{
 				Seed: test.seed, Peers: test.peers, Zones: test.zones, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
-				Faults: test.faults, For: 40 * time.Second, Settle: 30 * time.Second, ReplaceAfter: 5 * time.Second,
+				Faults: test.faults, For: 15 * time.Second, Settle: 20 * time.Second, ReplaceAfter: 5 * time.Second,
 				Settled: func() { bugs.Make(test.bug) },
 			})
 			if !slices.ContainsFunc(report.Violations, func(v Violation) bool { return slices.Contains(test.found, v.Checker) }) {

@@ -28,7 +28,7 @@ type picture struct {
 }
 
 // pictureEvery is how often the store is looked at.
-const pictureEvery = time.Second
+const pictureEvery = 2 * time.Second
 
 // watchStore shows the store's nodes and pods to the checkers that compare them with something.
 func (r *run) watchStore(ctx context.Context) {

@@ -11,7 +11,7 @@ import (
 )
 
 // replicasEvery is how often the replicas are compared.
-const replicasEvery = time.Second
+const replicasEvery = 2 * time.Second
 
 // replicasKept is how long states are remembered for replicas that lag behind.
 const replicasKept = time.Minute

@@ -66,16 +66,16 @@ func try(t *testing.T, plan Plan) (Report, error) {
 }
 
 func TestACalmClusterSettles(t *testing.T) {
-	play(t, Plan{Seed: 1, Peers: 3, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2}, For: 15 * time.Second, Settle: time.Minute})
+	play(t, Plan{Seed: 1, Peers: 3, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2}, For: 5 * time.Second, Settle: time.Minute, Users: Users{MinPerMinute: 120}})
 }
 
-// TestFaults hurts a small fleet with faults of every kind for a minute and a half of virtual time. SHOAL_FLEET_SEEDS=1-20 runs other seeds.
+// TestFaults hurts a small fleet with faults of every kind for a minute of virtual time. SHOAL_FLEET_SEEDS=1-20 runs other seeds.
 func TestFaults(t *testing.T) {
 	for _, seed := range seeds(t, 1, 1) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			play(t, Plan{
 				Seed: seed, Peers: peersWanted(t, 3), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
-				Faults: Faults, For: 90 * time.Second, Settle: 2 * time.Minute, ReplaceAfter: 8 * time.Second,
+				Faults: Faults, For: time.Minute, Settle: 2 * time.Minute, ReplaceAfter: 8 * time.Second,
 			})
 		})
 	}
@@ -92,7 +92,7 @@ func storm(t *testing.T, mode Mode) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			play(t, Plan{
 				Seed: seed, Peers: peersWanted(t, 3), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
-				Mode: mode, Faults: Faults, For: 45 * time.Second, Settle: 4 * time.Minute, ReplaceAfter: 8 * time.Second,
+				Mode: mode, Faults: Faults, For: 20 * time.Second, Settle: 4 * time.Minute, ReplaceAfter: 8 * time.Second,
 				Users: Users{MinPerMinute: 60},
 			})
 		})

@@ -201,7 +201,7 @@ func (o *operated) scale(ctx context.Context, size int) error {
 	})
 }
 
-// rest waits until nothing has changed for ten seconds.
+// rest waits until nothing has changed for six seconds.
 func (o *operated) rest(ctx context.Context, patience time.Duration) ([]string, error) {
 	var last []string
 	begun, since := time.Now(), time.Now()
@@ -213,7 +213,7 @@ func (o *operated) rest(ctx context.Context, patience time.Duration) ([]string, 
 		if differ(last, now) != "" {
 			last, since = now, time.Now()
 		}
-		if time.Since(since) > 10*time.Second {
+		if time.Since(since) > 6*time.Second {
 			return last, nil
 		}
 		if err := pause(ctx, 500*time.Millisecond); err != nil {
