@@ -25,7 +25,7 @@ var deliberate = []struct {
 	faults []Fault
 }{
 	{bugs.AcknowledgeUnknown, []string{"durable", "linearizable"}, 1, 3, nil, kinds("kill", "isolate")},
-	{bugs.StaleReads, []string{"linearizable", "reads", "monotonic"}, 1, 3, nil, kinds("isolate", "delay")},
+	{bugs.StaleReads, []string{"linearizable", "reads", "monotonic"}, 1, 3, nil, kinds("split")},
 	{bugs.SkipAtBoundary, []string{"reliable", "resumable"}, 1, 3, nil, nil},
 	{bugs.ForgetEntry, []string{"replicas"}, 1, 3, nil, nil},
 	{bugs.RemoveFirst, []string{"voters"}, 1, 4, nil, kinds("crash")},
