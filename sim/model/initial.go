@@ -127,8 +127,14 @@ func (m *Model) deploy(w Workload) {
 			return
 		}
 		m.propose(meta, m.shards[0], []placement.Change{{Verb: placement.Create, Object: namespace}}, func(error) {})
-		m.propose(s.leader, s, []placement.Change{{Verb: placement.Create, Object: service}, {Verb: placement.Create, Object: set}}, func(err error) {
+		changes, undo := []placement.Change{{Verb: placement.Create, Object: set}}, func() {}
+		if deployment, ok := set.(*appsv1.Deployment); ok && m.cfg.Placed {
+			changes, undo = m.running(deployment)
+		}
+		changes = append([]placement.Change{{Verb: placement.Create, Object: service}}, changes...)
+		m.propose(s.leader, s, changes, func(err error) {
 			if _, there := s.objects[keyOf(set)]; !there {
+				undo()
 				m.deploy(w)
 			}
 		})

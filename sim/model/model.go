@@ -43,7 +43,9 @@ type Config struct {
 	// ReplaceAfter is how long a peer is dead before its replicas are replaced; 0 is a minute.
 	ReplaceAfter time.Duration
 	Workloads    []Workload
-	Faults       []Fault
+	// Placed lets the pods of Deployments run already when these are written, spread evenly, instead of being rolled out.
+	Placed bool
+	Faults []Fault
 	// Random adds faults drawn from the seed.
 	Random Swarm
 	// NoClients leaves out the few clients that read, write and watch, and with them the checkers of what they are told.
@@ -111,6 +113,7 @@ type Model struct {
 	vip       map[string]*discoveryv1.EndpointSlice
 	vipIn     map[string]map[string]*discoveryv1.EndpointSlice // the same by namespace
 	checks    checks
+	placed    int // pods that ran from the beginning
 	followers []*changes
 	outcome   Outcome
 	lastHeal  time.Duration // when the last fault is over

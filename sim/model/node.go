@@ -202,8 +202,7 @@ func (n *node) start(pod *corev1.Pod) {
 	if n.fenced && identity(pod) {
 		return
 	}
-	n.ips++
-	c := &container{pod: pod, identity: identity(pod), ip: fmt.Sprintf("10.%d.%d.%d", 32+n.index/256, n.index%256, 2+n.ips%250)}
+	c := &container{pod: pod, identity: identity(pod), ip: n.nextIP()}
 	n.pods[pod.UID] = c
 	n.do(n.model.between(300*time.Millisecond, 1500*time.Millisecond), "start", func() {
 		if n.pods[pod.UID] != c || c.stopping {
