@@ -238,6 +238,9 @@ func (k *shrinker) leaveOutWorkloads() {
 		if k.try(func(c *model.Config) { c.Workloads = slices.Delete(c.Workloads, i, i+1) }) {
 			continue
 		}
+		if k.best.Scenario.Config.Workloads[i].Folder != "" {
+			continue // its manifest says how many
+		}
 		for replicas := k.best.Scenario.Config.Workloads[i].Replicas / 2; replicas >= 1; replicas /= 2 {
 			if !k.try(func(c *model.Config) { c.Workloads[i].Replicas = replicas }) {
 				break
