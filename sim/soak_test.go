@@ -10,10 +10,13 @@ import (
 	"time"
 )
 
+// TestDrawnSeeds simulates clusters that are drawn from a few fixed seeds.
+func TestDrawnSeeds(t *testing.T) { drawn(t, "fixed", 3, 4) }
+
 // TestFreshSeeds simulates clusters that nobody has simulated before: their seeds are drawn when the test runs. Since a seed always does
-// the same, whatever it finds can be found again. SHOAL_SIM_FRESH says how many; 6 if not said.
+// the same, whatever it finds can be found again. SHOAL_SIM_FRESH says how many; `just sim` asks for six.
 func TestFreshSeeds(t *testing.T) {
-	seeds := 6
+	seeds := 0
 	if text := os.Getenv("SHOAL_SIM_FRESH"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
@@ -21,7 +24,16 @@ func TestFreshSeeds(t *testing.T) {
 		}
 		seeds = n
 	}
-	soak := Soak{Seed: rand.Uint64N(1_000_000_000), Seeds: seeds, Workers: 2, Failed: func(r *Result) {
+	if seeds == 0 {
+		t.Log("simulated: no fresh seeds, SHOAL_SIM_FRESH asks for none")
+		return
+	}
+	drawn(t, "fresh", rand.Uint64N(1_000_000_000), seeds)
+}
+
+func drawn(t *testing.T, which string, first uint64, seeds int) {
+	t.Helper()
+	soak := Soak{Seed: first, Seeds: seeds, Workers: 2, Failed: func(r *Result) {
 		s := r.Scenario
 		for _, check := range r.Failed() {
 			t.Errorf("seed %d: %s: %v", s.Config.Seed, check.Name, check.Found)
@@ -38,7 +50,7 @@ func TestFreshSeeds(t *testing.T) {
 	if err != nil || done.Seeds != seeds {
 		t.Errorf("%d of %d seeds were simulated: %v", done.Seeds, seeds, err)
 	}
-	t.Logf("simulated: %d fresh seeds (%d to %d), %s of virtual time", done.Seeds, soak.Seed, done.Next-1, done.Virtual)
+	t.Logf("simulated: %d %s seeds (%d to %d), %s of virtual time", done.Seeds, which, first, done.Next-1, done.Virtual)
 }
 
 // TestSoaksStop ends a soak while it runs: seeds that were not simulated to their end do not count.
