@@ -15,14 +15,15 @@ import (
 // meta is what only the leader of the meta shard does, as in peer/meta.go: it judges nodes by their leases, and keeps the shards. Gossip's
 // hint is left out.
 type meta struct {
-	model   *Model
-	replica *replica
-	node    *node
-	view    *placement.View
-	since   time.Time
-	table   lease.Table
-	keeper  keeper
-	judging bool
+	model      *Model
+	replica    *replica
+	node       *node
+	view       *placement.View
+	since      time.Time
+	table      lease.Table
+	leaseJudge repair.Judge
+	keeper     keeper
+	judging    bool
 }
 
 func newMeta(m *Model, r *replica) *meta {
@@ -67,7 +68,7 @@ func (t *meta) judge() {
 	if t.judging {
 		return
 	}
-	plan := repair.PlanNodes(t.view, t.leases(), t.model.repair, t.node.wall())
+	plan := t.leaseJudge.PlanNodes(t.view, t.leases(), t.model.repair, t.node.wall())
 	t.judging = len(plan.Changes) > 0
 	t.write(plan.Changes)
 }
