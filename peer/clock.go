@@ -48,6 +48,13 @@ func (c *clock) now() time.Time {
 	return time.Now().Add(-ahead)
 }
 
+// heard tells whether the meta leader has answered a renewal a moment ago.
+func (c *clock) heard() bool {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	return c.clock.Heard(thisMoment())
+}
+
 // problem is one sentence on a clock that keeps this peer from writing, "" if it does not.
 func (c *clock) problem() string {
 	if ahead, known := c.ahead(); known && offBy(ahead) != "" {

@@ -38,11 +38,14 @@ type leaseRequest struct {
 }
 
 // leaseAnswer says when the lease was renewed, by the clock of the peer that holds the table, and how far that clock is ahead of the
-// median of all peers'.
+// median of all peers'. Broken says that the node counts as lost all the same, so that nothing is renewed (repair.Broken).
 type leaseAnswer struct {
 	Renewed time.Time     `json:"renewed"`
 	Ahead   time.Duration `json:"ahead"`
+	Broken  bool          `json:"broken,omitempty"`
 }
+
+var errLeaseBroken = errors.New("the node counts as lost until it has reported itself ready again")
 
 var errNotMetaLeader = errors.New("this peer does not lead the meta shard")
 
@@ -129,6 +132,9 @@ func (r *renewer) renew(ctx context.Context) error {
 		now := thisMoment()
 		r.local.renew(r.node, time.Now(), 0, r.quarantined())
 		r.clock.note(r.local.aheadAt(now), now)
+		if r.local.isLost(r.node) {
+			return errLeaseBroken
+		}
 		return nil
 	}
 	var answer leaseAnswer
@@ -137,6 +143,9 @@ func (r *renewer) renew(ctx context.Context) error {
 		return err
 	}
 	r.clock.note(lease.Exchange(begun, thisMoment(), answer.Renewed, answer.Ahead), begun)
+	if answer.Broken {
+		return errLeaseBroken
+	}
 	return nil
 }
 
@@ -168,7 +177,7 @@ func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) 
 		}
 		now := thisMoment()
 		table.renew(in.Node, time.Now(), in.Now.Sub(now.Wall), in.Quarantined)
-		return leaseAnswer{Renewed: now.Wall, Ahead: table.aheadAt(now)}, nil
+		return leaseAnswer{Renewed: now.Wall, Ahead: table.aheadAt(now), Broken: table.isLost(in.Node)}, nil
 	})
 }
 

@@ -24,6 +24,22 @@ type renewals struct {
 	table lease.Table
 	// broken are the shards whose replica on a node is quarantined.
 	broken map[string][]uint64
+	// lost are the nodes whose renewals do not count, see repair.Broken; nil while this leader has not judged yet.
+	lost map[string]bool
+}
+
+// judged takes in which nodes are lost; nil ends a leadership.
+func (r *renewals) judged(lost map[string]bool) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	r.lost = lost
+}
+
+// isLost tells whether a node's renewal does not count. Before the first judgement nobody's does.
+func (r *renewals) isLost(node string) bool {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	return r.lost == nil || r.lost[node]
 }
 
 func (r *renewals) renew(node string, now time.Time, offset time.Duration, broken []uint64) {
@@ -92,7 +108,6 @@ type meta struct {
 
 	queue      *queue
 	view       *placement.View
-	leaseJudge repair.Judge
 	since      time.Time
 	swept      time.Time
 	held       map[string]bool // zones whose evictions are held back
@@ -101,12 +116,13 @@ type meta struct {
 
 // Run leads until ctx ends.
 func (m *meta) Run(ctx context.Context) error {
-	m.queue, m.view, m.leaseJudge, m.since = newQueue(), placement.NewView(), repair.Judge{}, time.Now()
+	m.queue, m.view, m.since = newQueue(), placement.NewView(), time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	f := &feed{host: m.host, shard: consensus.MetaShard, prefix: nodePrefix, log: m.log, apply: m.queue.from(consensus.MetaShard, nodePrefix)}
 	group.Go(func() error { return f.Run(ctx) })
 	group.Go(func() error { return m.loop(ctx) })
 	group.Go(func() error { return m.shards.Run(ctx) })
+	defer m.renewals.judged(nil)
 	return group.Wait()
 }
 
@@ -142,7 +158,8 @@ func (m *meta) judge(ctx context.Context, now time.Time) {
 	if err != nil {
 		return // the meta shard has just lost its leader, which is why this loop is about to end
 	}
-	plan := m.leaseJudge.PlanNodes(m.view, m.leases(now, patience), m.repair, now)
+	plan := repair.PlanNodes(m.view, m.leases(now, patience), m.repair, now)
+	m.renewals.judged(repair.Broken(m.view, plan))
 	var last store.Revision
 	for _, change := range plan.Changes {
 		at, err := m.commit.Commit(ctx, []placement.Change{change})

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"shoal/peer/api"
+	"shoal/placement"
 	"shoal/runtime/pods"
 	"shoal/runtime/stats"
 )
@@ -36,7 +37,9 @@ func (n *node) keepStatus(ctx context.Context) error {
 	for {
 		wait := statusInterval
 		if err := n.syncStatus(ctx); err != nil && ctx.Err() == nil {
-			n.log.Info("the Node could not be written, trying again", "error", err)
+			if !errors.Is(err, errUnheard) {
+				n.log.Info("the Node could not be written, trying again", "error", err)
+			}
 			wait = 200 * time.Millisecond
 		}
 		select {
@@ -47,6 +50,9 @@ func (n *node) keepStatus(ctx context.Context) error {
 		}
 	}
 }
+
+// errUnheard keeps a node that was judged lost from calling itself ready before its lease is renewed again (lease.Clock.Heard).
+var errUnheard = errors.New("the node was judged lost, and its lease is not renewed yet")
 
 // statusChanged makes the node look at itself at once.
 func (n *node) statusChanged() {
@@ -82,6 +88,9 @@ func (n *node) syncStatus(ctx context.Context) error {
 	}
 	if stored, err = n.writeMetadata(ctx, client, stored, want); err != nil {
 		return err
+	}
+	if ready := placement.NodeCondition(stored, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionUnknown && !n.peer.clock.heard() {
+		return errUnheard
 	}
 	next := stored.DeepCopy()
 	mergeNodeStatus(&next.Status, want.Status)

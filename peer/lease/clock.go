@@ -30,6 +30,13 @@ func (c *Clock) Ahead(now Moment) (by time.Duration, known bool) {
 	return c.by + now.jumped(c.at), true
 }
 
+// HeardWithin is how old the last exchange may be at which a peer takes itself for heard.
+const HeardWithin = RenewInterval + RenewTimeout
+
+// Heard tells whether the holder of the table has answered a moment ago. A node that was judged lost does not call itself ready before: as
+// long as it is not heard it would be judged again, several times a second, and each time as if it had been lost only then.
+func (c *Clock) Heard(now Moment) bool { return c.known && now.Up-c.at.Up <= HeardWithin }
+
 // Exchange is what a renewal tells a peer of its clock: asked and answered are moments of its own, renewed is the table's time at which the
 // renewal was noted, ahead how far the table's clock is ahead of the median.
 func Exchange(asked, answered Moment, renewed time.Time, ahead time.Duration) time.Duration {

@@ -1,7 +1,6 @@
 package repair
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -14,29 +13,30 @@ import (
 
 const nodeComponent = "node-controller"
 
-// Judge turns leases into judgements on nodes for one meta leader. It remembers which nodes it has found to be as they should be, so that
-// asking several times a second about every node costs a look at its lease. The zero Judge has seen none. It has one owner.
-type Judge struct {
-	calm map[string]*corev1.Node // by name: the version that needs no change while its lease is kept
-}
-
 // PlanNodes turns lease renewals and node conditions into conditions and taints. renewed holds
 // when each node last renewed its lease, by the meta leader's own clock; nodes without an entry
 // are not judged by it. After taking over, a leader should enter every node as renewed just now.
+// A node that is as it should be costs some comparisons and no allocation: this is asked several
+// times a second about every node.
 func PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now time.Time) placement.Plan {
-	return new(Judge).PlanNodes(v, renewed, o, now)
-}
-
-// PlanNodes is the function of that name, and decides the same.
-func (j *Judge) PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now time.Time) placement.Plan {
 	var plan placement.Plan
-	for _, n := range j.unsettled(v, renewed, o, now, &plan) {
+	for _, n := range v.Nodes() {
 		if len(plan.Changes) >= o.MaxChanges {
 			plan.RecheckAt(now)
 			break
 		}
+		late := false
+		if last, ok := renewed[n.Name]; ok {
+			due := last.Add(o.LeaseTimeout)
+			if late = !due.After(now); !late {
+				plan.RecheckAt(due)
+			}
+		}
+		if settled(n.Object, late) {
+			continue
+		}
 		want := n.Object.DeepCopy()
-		if last, ok := renewed[n.Name]; ok && !last.Add(o.LeaseTimeout).After(now) {
+		if late {
 			markUnknown(want, now)
 		}
 		setTaints(want, now)
@@ -45,30 +45,22 @@ func (j *Judge) PlanNodes(v *placement.View, renewed map[string]time.Time, o Opt
 	return plan
 }
 
-// unsettled are the nodes that need a change, sorted by name. The plan is told when the next lease of another one runs out.
-func (j *Judge) unsettled(v *placement.View, renewed map[string]time.Time, o Options, now time.Time, plan *placement.Plan) []*placement.Node {
-	if j.calm == nil || len(j.calm) > 2*len(v.Slots()) {
-		j.calm = make(map[string]*corev1.Node, len(v.Slots())) // nodes that are gone are forgotten
-	}
-	var nodes []*placement.Node
-	for _, n := range v.Slots() {
-		late := false
-		if last, ok := renewed[n.Name]; ok {
-			due := last.Add(o.LeaseTimeout)
-			if late = !due.After(now); !late {
-				plan.RecheckAt(due)
-			}
-		}
-		switch {
-		case !late && j.calm[n.Name] == n.Object:
-		case !settled(n.Object, late):
-			nodes = append(nodes, n)
-		case !late:
-			j.calm[n.Name] = n.Object
+// Broken names the nodes that the view, or the plan, says are lost. A node that renews its lease while it is among them has not kept it: others
+// may be replacing its pods, so it must go on as if nobody heard it until it has made itself ready again. It may be unable to, for
+// instance because its clock is so far off that it must not write.
+func Broken(v *placement.View, plan placement.Plan) map[string]bool {
+	broken := map[string]bool{}
+	for _, n := range v.Nodes() {
+		if n.Lost() {
+			broken[n.Name] = true
 		}
 	}
-	slices.SortFunc(nodes, func(a, b *placement.Node) int { return cmp.Compare(a.Name, b.Name) })
-	return nodes
+	for _, change := range plan.Changes {
+		if change.Verb == placement.UpdateStatus {
+			broken[change.Object.GetName()] = true
+		}
+	}
+	return broken
 }
 
 // addNodeChanges writes conditions and taints, which are different writes of the API. Conditions
