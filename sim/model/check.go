@@ -17,6 +17,11 @@ const (
 	checkerVIP         = "vip"         // no rule leads to a pod that is gone for longer than the bound
 	checkerClaims      = "claims"      // no node holds room for a pod that is not its own
 	checkerReplicas    = "replicas"    // replicas of a shard are the same at the same index, and there are enough of them
+	checkerFencing     = "fencing"     // a machine that is cut off has stopped in time what must not run twice
+	checkerRestarts    = "restarts"    // no container is ended because a peer or a control replica failed
+	checkerState       = "state"       // the end is what it would be if nothing had happened: nothing made twice, nothing left over
+	checkerClock       = "clock"       // no revision is far ahead of time
+	checkerCalm        = "calm"        // nobody fights over whether a node is ready
 	checkerRevisions   = "revisions"   // no client sees a revision go back
 	checkerBrake       = "brake"       // nobody is evicted while most of a zone looks lost
 )
@@ -43,12 +48,17 @@ type checks struct {
 	brake       brakeCheck
 	replicas    replicasCheck
 	clients     clientsCheck
+	fencing     fencingCheck
+	restarts    restartsCheck
+	state       stateCheck
+	calm        calmCheck
 }
 
 func newChecks(m *Model) checks {
 	return checks{
 		model: m, bound: map[string]podList{}, placed: map[string]podList{}, capacity: newCapacityCheck(m.cfg.Allocatable),
 		identity: newIdentityCheck(), convergence: newConvergenceCheck(m), vip: newVIPCheck(m), claims: newClaimsCheck(m), brake: newBrakeCheck(),
+		calm: calmCheck{turns: map[string][]time.Duration{}},
 	}
 }
 
@@ -76,6 +86,9 @@ func (c *checks) committed(s *shard, changes []placement.Change, before []placem
 			c.move(old, pod)
 		case *corev1.Node:
 			c.brake.look(m, change.Object.GetName())
+			if readiness(before[i]) != readiness(now) {
+				c.calm.changed(m, change.Object.GetName())
+			}
 		}
 	}
 }
@@ -140,6 +153,7 @@ func (c *checks) started(n *node, started *container) { c.identity.look(c.model,
 func (m *Model) check() {
 	m.checks.vip.look(m)
 	m.checks.claims.look(m)
+	m.checks.fencing.look(m)
 	m.checks.convergence.look(m)
 	m.after(checkEvery, "check", m.check)
 }
@@ -148,5 +162,6 @@ func (m *Model) finish() {
 	m.checks.convergence.finish(m)
 	m.checks.replicas.finish(m)
 	m.checks.clients.finish(m)
+	m.checks.state.finish(m)
 	m.note("done: %d steps, %d evictions, %d elections, %d violations", m.outcome.Steps, m.outcome.Evictions, m.outcome.Elections, len(m.outcome.Violations))
 }

@@ -35,8 +35,9 @@ type absence struct {
 	terms [2]uint64 // of the meta shard and of the Service's
 }
 
-// vipBound is the lease's two seconds, a new meta leader's three, and what judging, planning, committing and delivering may take. While a shard concerned has no
-// leader, and until a new meta leader has given every node its time, the clock begins anew.
+// vipBound is the lease's two seconds, a new meta leader's three, and what judging, planning, committing and delivering may take. The clock
+// begins anew while a shard concerned has no leader, or no majority of voters that nothing ails, with a new leader, and while a node has
+// announced that it will be back.
 const vipBound = 7 * time.Second
 
 func (c *vipCheck) look(m *Model) {
@@ -55,7 +56,7 @@ func (c *vipCheck) look(m *Model) {
 	for _, end := range all {
 		slice, endpoint := end.slice, &end.slice.Endpoints[end.endpoint]
 		s := m.shardOf(slice.Namespace)
-		if m.shards[0].leader == nil || s.leader == nil {
+		if n := m.byName[ptr.Deref(endpoint.NodeName, "")]; !m.shards[0].well() || !s.well() || n != nil && n.patience > m.now {
 			continue
 		}
 		terms := [2]uint64{m.shards[0].term, s.term}
@@ -69,6 +70,26 @@ func (c *vipCheck) look(m *Model) {
 			m.violate(checkerVIP, "%s leads to %s on %s, which answers no more since %s", slice.Name, endpoint.TargetRef.Name, ptr.Deref(endpoint.NodeName, ""), was.since)
 		}
 	}
+}
+
+// well tells whether a shard has a leader, and most of its voters are on machines and connections that nothing ails: then it decides in no
+// time.
+func (s *shard) well() bool {
+	if s.leads == nil || s.leads.node.ails() {
+		return false
+	}
+	healthy := 0
+	for _, id := range s.voterIDs {
+		if r := s.replica(id); r != nil && r.node.active() && !r.node.ails() {
+			healthy++
+		}
+	}
+	return healthy > len(s.voterIDs)/2
+}
+
+// ails tells whether a machine is slow, or a fault of the network concerns it.
+func (n *node) ails() bool {
+	return n.slow > 1 || n.disk.slower > 0 || n.disk.full || n.model.network.troubled(n)
 }
 
 func flatten[K comparable, V any](m map[K][]V) iter.Seq[V] {

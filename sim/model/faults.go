@@ -3,39 +3,11 @@ package model
 import (
 	"cmp"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
-
-// Swarm adds so many faults, each on a node drawn from the seed and ended after a drawn time.
-type Swarm struct {
-	Faults      int
-	From, Until time.Duration // when they begin; the last may end up to longestFault later
-}
-
-const longestFault = 25 * time.Second
-
-// Draw draws the faults from the seed. They have a source of chance of their own, so that a run in which they are written down instead is the
-// same run.
-func (s Swarm) Draw(seed uint64, nodes int) []Fault {
-	chance := rand.New(rand.NewPCG(seed, 0xfa17))
-	between := func(least, most time.Duration) time.Duration {
-		return least + time.Duration(chance.Int64N(int64((most-least)/time.Millisecond)+1))*time.Millisecond
-	}
-	pairs := [][2]FaultKind{{Crash, Restart}, {Freeze, Thaw}, {Cut, Heal}}
-	var faults []Fault
-	for range s.Faults {
-		pair := pairs[chance.IntN(len(pairs))]
-		target := fmt.Sprintf("n%d", 1+chance.IntN(nodes))
-		at := between(s.From, s.Until)
-		faults = append(faults, Fault{At: at, Kind: pair[0], Target: target},
-			Fault{At: at + between(time.Second, longestFault), Kind: pair[1], Target: target})
-	}
-	return faults
-}
 
 // AllFaults are the named faults and those that are drawn from the seed, in order of time.
 func (c Config) AllFaults() []Fault {
@@ -97,7 +69,7 @@ func (m *Model) targets(text string) []*node {
 func (m *Model) inflict(f Fault) {
 	nodes, others := m.targets(f.Target), m.targets(f.Other)
 	m.note("%s", f)
-	m.emit(Event{Kind: EventFault, Fault: f, Nodes: befallen(append(slices.Clone(nodes), others...))})
+	m.emit(Event{Kind: EventFault, Fault: f, Nodes: befallen(nodes)})
 	if f.For > 0 {
 		form, _ := FormOf(f.Kind)
 		names := befallen(nodes)
@@ -198,6 +170,9 @@ func (m *Model) flap(l *link) {
 // suffer is what befalls one machine.
 func (n *node) suffer(f Fault) {
 	n.changed()
+	if n.up {
+		n.watch()
+	}
 	m := n.model
 	switch f.Kind {
 	case Crash, Wipe:
@@ -215,7 +190,6 @@ func (n *node) suffer(f Fault) {
 	case Freeze:
 		if n.active() {
 			n.frozen, n.stale = true, true
-			n.watch()
 		}
 	case Thaw:
 		n.thaw()

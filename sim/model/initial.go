@@ -3,8 +3,6 @@ package model
 import (
 	"fmt"
 	"hash/fnv"
-	"maps"
-	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -103,13 +101,14 @@ func (m *Model) deploy(w Workload) {
 	s := m.shardOf(w.Name)
 	meta := metav1.ObjectMeta{Namespace: w.Name, Name: w.Name}
 	labels := map[string]string{"app": w.Name}
-	if w.Template != nil {
-		labels = map[string]string{workloadLabel: w.Name}
-	}
 	var set placement.Object
 	if w.Stateful {
 		set = &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{
 			Replicas: ptr.To(int32(w.Replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels}, ServiceName: w.Name, Template: template(w, labels),
+			RevisionHistoryLimit: ptr.To[int32](10), PodManagementPolicy: appsv1.OrderedReadyPodManagement,
+			UpdateStrategy: appsv1.StatefulSetUpdateStrategy{
+				Type: appsv1.RollingUpdateStatefulSetStrategyType, RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{Partition: ptr.To[int32](0)},
+			},
 		}}
 	} else {
 		set = &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{
@@ -146,9 +145,6 @@ func (m *Model) deploy(w Workload) {
 	})
 }
 
-// workloadLabel is added to pods that have labels of their own.
-const workloadLabel = "sim.shoal.io/workload"
-
 // template is the pod template after admission: with the tolerations that D8 gives by default.
 func template(w Workload, labels map[string]string) corev1.PodTemplateSpec {
 	var tolerations []corev1.Toleration
@@ -157,33 +153,9 @@ func template(w Workload, labels map[string]string) corev1.PodTemplateSpec {
 			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](5),
 		})
 	}
-	if w.Template != nil {
-		t := *w.Template.DeepCopy()
-		t.Labels = maps.Clone(labels)
-		maps.Copy(t.Labels, w.Template.Labels)
-		for _, toleration := range tolerations {
-			if !slices.ContainsFunc(t.Spec.Tolerations, func(own corev1.Toleration) bool {
-				return (own.Key == toleration.Key || own.Key == "") && (own.Effect == toleration.Effect || own.Effect == "")
-			}) {
-				t.Spec.Tolerations = append(t.Spec.Tolerations, toleration)
-			}
-		}
-		return t
-	}
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
 		Containers:    []corev1.Container{{Name: "main", Image: "example.org/" + w.Name + ":1", Resources: corev1.ResourceRequirements{Requests: w.Requests}}},
 		RestartPolicy: corev1.RestartPolicyAlways, SchedulerName: corev1.DefaultSchedulerName, Tolerations: tolerations,
 		TerminationGracePeriodSeconds: ptr.To[int64](30),
 	}}
-}
-
-// statefulPod is one pod of a StatefulSet.
-func statefulPod(set *appsv1.StatefulSet, name string, uid types.UID) *corev1.Pod {
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: set.Namespace, Name: name, UID: uid, Labels: set.Spec.Template.Labels,
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind(placement.KindStatefulSet))},
-		},
-		Spec: *set.Spec.Template.Spec.DeepCopy(),
-	}
 }

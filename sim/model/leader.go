@@ -1,7 +1,6 @@
 package model
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -10,7 +9,6 @@ import (
 
 	"shoal/placement"
 	"shoal/placement/turn"
-	"shoal/placement/workload"
 	"shoal/runtime/pods"
 )
 
@@ -43,7 +41,7 @@ func newLeader(m *Model, r *replica) *leader {
 
 // read makes the view anew: nodes first.
 func (l *leader) read() {
-	l.state, l.stale = turn.New(turn.Options{Repair: l.model.repair, Workload: planWorkload, Omit: l.omit}), false
+	l.state, l.stale = turn.New(turn.Options{Repair: l.model.repair, Omit: l.omit}), false
 	for _, s := range []*shard{l.model.shards[0], l.shard} {
 		for _, key := range slices.Sorted(maps.Keys(s.objects)) {
 			l.state.Learn(s.objects[key], false)
@@ -244,25 +242,4 @@ func (l *leader) rest() {
 		next = again
 	}
 	l.wakeAt(next)
-}
-
-// planWorkload is workload.Plan, and a stand-in for upstream's StatefulSet controller, which production runs as it is: whichever of its pods
-// is missing is made again under its name. Scaling and updates are not simulated.
-func planWorkload(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
-	if ref.Kind != placement.KindStatefulSet {
-		return workload.Plan(v, ref, now)
-	}
-	var plan placement.Plan
-	set, ok := v.StatefulSets.Get(ref.Namespace, ref.Name)
-	if !ok {
-		return plan
-	}
-	names := placement.NewNames(string(set.UID), now.String())
-	for i := range int(*set.Spec.Replicas) {
-		name := fmt.Sprintf("%s-%d", set.Name, i)
-		if _, there := v.Pod(set.Namespace, name); !there {
-			plan.Add(placement.Change{Verb: placement.Create, Object: statefulPod(set, name, names.UID())})
-		}
-	}
-	return plan
 }

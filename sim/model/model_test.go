@@ -39,8 +39,9 @@ func swarm(seed uint64) Config {
 // whenever anything that decides changes; then look at the difference of the traces, and store the new one:
 // go test ./sim/model -run TestSameSeedSameTrace prints it.
 func TestSameSeedSameTrace(t *testing.T) {
-	var traces [4]strings.Builder
-	var outcomes [4]Outcome
+	t.Parallel()
+	var traces [3]strings.Builder
+	var outcomes [3]Outcome
 	for i := range traces {
 		cfg := swarm(7)
 		cfg.Trace = &traces[i]
@@ -75,6 +76,7 @@ func TestSameSeedSameTrace(t *testing.T) {
 
 // TestRandomFaults runs seeds; SHOAL_SIM_SEEDS=FROM-TO chooses which. A failure names its seed and prints the end of the trace.
 func TestRandomFaults(t *testing.T) {
+	t.Parallel()
 	from, to := seeds(t, 1, 8)
 	var virtual time.Duration
 	for seed := from; seed <= to; seed++ {
@@ -95,7 +97,7 @@ func TestRandomFaults(t *testing.T) {
 				seed, seed, path, os.WriteFile(path, []byte(trace.String()), 0o600))
 		}
 	}
-	t.Logf("simulated: %d fixed seeds (%d to %d), %s of virtual time", to-from+1, from, to, virtual)
+	t.Logf("%d seeds, %s of virtual time", to-from+1, virtual)
 }
 
 func seeds(t *testing.T, from, to uint64) (uint64, uint64) {
@@ -115,6 +117,7 @@ func seeds(t *testing.T, from, to uint64) (uint64, uint64) {
 
 // TestRestartsDoNotOvercommit found that a restarted peer granted room before it knew what was bound to it (seeds 1, 5 and 6).
 func TestRestartsDoNotOvercommit(t *testing.T) {
+	t.Parallel()
 	for _, seed := range []uint64{1, 5, 6, 7} {
 		cfg := swarm(seed)
 		cfg.Nodes, cfg.Shards, cfg.Allocatable = 4, 4, list("2", "8Gi", "110")

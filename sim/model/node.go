@@ -45,6 +45,7 @@ type node struct {
 	pods   map[types.UID]*container
 	ips    int // given so far
 
+	booted  time.Duration // when the peer's process was started
 	renewed time.Duration // when the last lease renewal that succeeded was begun
 	fenced  bool
 	watched bool // the watchdog has something to look at
@@ -58,6 +59,7 @@ type container struct {
 	running  bool // processes run
 	stopping bool
 	identity bool
+	overdue  bool // was told of by the checker of fencing
 }
 
 // Times of peer/nodestatus.go.
@@ -89,7 +91,7 @@ func (n *node) boot() {
 	n.life++
 	n.up, n.dead, n.frozen, n.fenced, n.known, n.stale = true, false, false, false, false, true
 	n.ledger, n.bound, n.dirty, n.deferred = pods.NewLedger(), nil, map[types.UID]bool{}, nil
-	n.renewed, n.clock.lease, n.patience = m.now, lease.Clock{}, 0
+	n.booted, n.renewed, n.clock.lease, n.patience = m.now, m.now, lease.Clock{}, 0
 	n.changed()
 	n.do(m.between(0, lease.RenewInterval), "renew", n.renew)
 	n.do(m.between(50*time.Millisecond, 500*time.Millisecond), "status", n.keepStatus)
@@ -112,12 +114,22 @@ func (n *node) sync() {
 		if n.fenced && n.model.now-n.renewed < fence.After {
 			n.unfence()
 		}
+		n.sweep()
 		for _, pod := range n.bound.byUID() {
 			n.upsert(pod)
 		}
 		n.changed()
 	}
 	n.do(n.model.between(100*time.Millisecond, slowestFeed), "sync", n.sync)
+}
+
+// sweep ends what ran here before the peer was started, and is not its own any more.
+func (n *node) sweep() {
+	for _, uid := range n.running() {
+		if n.ownPod(n.pods[uid].pod) == nil || n.model.cfg.bug == bugRestartKills && n.model.now-n.booted < 5*time.Second {
+			n.stop(uid, 2*time.Second, endMoved)
+		}
+	}
 }
 
 // slowestFeed is how long a connection that stood still may take to be noticed and made anew.
@@ -174,7 +186,7 @@ func (n *node) remove(uid types.UID) {
 	if n.model.cfg.bug != bugClaimKept {
 		n.ledger.Remove(uid)
 	}
-	n.stop(uid, 2*time.Second)
+	n.stop(uid, 2*time.Second, endMoved)
 }
 
 // upsert does what a bound pod asks for.
@@ -187,7 +199,7 @@ func (n *node) upsert(pod *corev1.Pod) {
 	case pod.DeletionTimestamp != nil && c == nil:
 		n.report(pod)
 	case pod.DeletionTimestamp != nil:
-		n.stop(pod.UID, 5*time.Second)
+		n.stop(pod.UID, 5*time.Second, endDeleted)
 	case c == nil:
 		n.start(pod)
 	case c.running && !c.stopping && !placement.Ready(pod):
@@ -204,25 +216,33 @@ func (n *node) start(pod *corev1.Pod) {
 	}
 	c := &container{pod: pod, identity: identity(pod), ip: n.nextIP()}
 	n.pods[pod.UID] = c
-	n.do(n.model.between(300*time.Millisecond, 1500*time.Millisecond), "start", func() {
-		if n.pods[pod.UID] != c || c.stopping {
-			return
-		}
+	n.do(n.model.between(300*time.Millisecond, 1500*time.Millisecond), "start", func() { n.started(c) })
+}
+
+// started is when a container runs, or would: a full disk has no room for it.
+func (n *node) started(c *container) {
+	pod := c.pod
+	switch {
+	case n.pods[pod.UID] != c || c.stopping:
+	case n.disk.full:
+		n.do(time.Second, "start", func() { n.started(c) })
+	default:
 		c.running = true
 		n.model.changedPod(pod.Namespace, n)
 		n.model.note("%s runs %s/%s", n.name, pod.Namespace, pod.Name)
 		n.model.checks.started(n, c)
 		n.do(n.model.between(100*time.Millisecond, time.Second), "ready", func() { n.report(pod) })
-	})
+	}
 }
 
-// stop ends a pod's container; it takes at most so long.
-func (n *node) stop(uid types.UID, most time.Duration) {
+// stop ends a pod's container, for a reason; it takes at most so long.
+func (n *node) stop(uid types.UID, most time.Duration, why string) {
 	c := n.pods[uid]
 	if c == nil || c.stopping {
 		return
 	}
 	c.stopping = true
+	n.model.checks.restarts.ended(n.model, n, c, why)
 	if !c.running {
 		n.ended(uid, c)
 		return
@@ -332,14 +352,16 @@ func (n *node) renew() {
 		}
 		noted := leader.node.moment()
 		meta.table.Renew(n.name, leader.node.monotonic(), asked.Wall.Sub(noted.Wall), noted)
-		ahead := meta.table.Ahead(noted)
+		ahead, broken := meta.table.Ahead(noted), meta.isBroken(n)
 		m.send(leader.node, n, "renewed", func() {
 			if m.now-begun > lease.RenewTimeout || begun < n.renewed {
 				return
 			}
 			n.clock.lease.Note(lease.Exchange(asked, n.moment(), noted.Wall, ahead), asked)
-			n.renewed = begun
-			n.fence()
+			if !broken || m.cfg.bug == bugBrokenLease {
+				n.renewed = begun
+				n.fence()
+			}
 		})
 	})
 }
@@ -358,7 +380,7 @@ func (n *node) fence() {
 		for _, uid := range n.running() {
 			if n.pods[uid].identity {
 				n.model.outcome.Fenced++
-				n.stop(uid, fence.Grace)
+				n.stop(uid, fence.Grace, endFenced)
 			}
 		}
 		n.watch()
@@ -419,7 +441,7 @@ func (n *node) guard() {
 			}
 		}
 	}
-	if !n.connected() || m.now-n.renewed > 2*lease.RenewInterval {
+	if !n.connected() || n.ails() || m.now-n.renewed > 2*lease.RenewInterval {
 		n.watch()
 	}
 }
@@ -441,6 +463,10 @@ func (n *node) writeStatus() {
 		return
 	}
 	stored, _ := s.objects[key].(*corev1.Node)
+	if stored != nil && readiness(stored) == corev1.ConditionUnknown && !n.clock.lease.Heard(n.moment()) && m.cfg.bug != bugReadyUnheard {
+		retry()
+		return
+	}
 	want := n.describe(stored)
 	if stored == nil || placement.NodeCondition(stored, corev1.NodeReady) == nil ||
 		placement.NodeCondition(stored, corev1.NodeReady).Status != corev1.ConditionTrue {

@@ -70,8 +70,12 @@ func (m *Model) proposeTransaction(from *node, s *shard, tx store.Transaction, c
 	r.attempt()
 }
 
-// leaderFor is the leader that a peer would turn to: of those that it can talk to, the one of the highest term.
+// leaderFor is the leader that a peer would turn to: itself if it leads as far as it knows, else of those that it can talk to the one of the
+// highest term.
 func (s *shard) leaderFor(n *node) *replica {
+	if own := s.on(n); own != nil && own.leads && n.active() {
+		return own
+	}
 	if s.leads != nil && s.model.reaches(n, s.leads.node) {
 		return s.leads
 	}
@@ -163,6 +167,7 @@ func (m *Model) took(r *replica, e *entry, events []store.Event) {
 	changes := s.intents[e.tx.ID]
 	delete(s.intents, e.tx.ID)
 	if len(events) > 0 {
+		m.checkStamp(s, events[len(events)-1].Revision)
 		m.committed(r, changes, events)
 	}
 }

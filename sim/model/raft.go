@@ -131,7 +131,7 @@ func (r *replica) campaign() {
 	for _, id := range sortedKeys(r.members.Voters) {
 		other := r.shard.replica(id)
 		if other == r || other != nil && r.model.reaches(r.node, other.node) && !other.hearsLeader() && other.role != leading &&
-			!other.newer(r.termAt(r.last()), r.last()) {
+			(!other.newer(r.termAt(r.last()), r.last()) || r.model.cfg.bug == bugTwoVotes) {
 			would++
 		}
 	}

@@ -34,6 +34,7 @@ type shard struct {
 	voters     int // as the newest change of membership has it
 	voterIDs   []uint64
 
+	early   bool     // was told of by the checker of clocks
 	index   uint64   // of the last entry that any replica has applied
 	digests []uint64 // of what the last entries did, the newest last
 	objects map[string]placement.Object
@@ -56,6 +57,7 @@ var kinds = []struct {
 	{"/registry/replicasets/", func() placement.Object { return &appsv1.ReplicaSet{} }},
 	{"/registry/statefulsets/", func() placement.Object { return &appsv1.StatefulSet{} }},
 	{podPrefix, func() placement.Object { return &corev1.Pod{} }},
+	{"/registry/controllerrevisions/", func() placement.Object { return &appsv1.ControllerRevision{} }},
 }
 
 func keyOf(o placement.Object) string {
@@ -82,6 +84,8 @@ func keyOf(o placement.Object) string {
 		return kinds[7].prefix + name
 	case *corev1.Pod:
 		return kinds[8].prefix + name
+	case *appsv1.ControllerRevision:
+		return kinds[9].prefix + name
 	}
 	panic(fmt.Sprintf("the model has no kind %T", o))
 }
@@ -283,6 +287,8 @@ func respecified(a, b placement.Object) bool {
 		return !apiequality.Semantic.DeepEqual(a.Spec, b.(*appsv1.Deployment).Spec)
 	case *appsv1.ReplicaSet:
 		return !apiequality.Semantic.DeepEqual(a.Spec, b.(*appsv1.ReplicaSet).Spec)
+	case *appsv1.StatefulSet:
+		return !apiequality.Semantic.DeepEqual(a.Spec, b.(*appsv1.StatefulSet).Spec)
 	}
 	return false
 }

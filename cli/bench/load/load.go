@@ -26,8 +26,7 @@ func Run(ctx context.Context, workers int, span time.Duration, do func(ctx conte
 	var all sync.WaitGroup
 	for worker := range workers {
 		all.Go(func() {
-			// Once at least, also on a machine so busy that the span is over before the worker begins.
-			for first := true; (first || time.Since(begun) < span) && ctx.Err() == nil; first = false {
+			for time.Since(begun) < span && ctx.Err() == nil {
 				started := time.Now()
 				if err := do(ctx, worker); err != nil {
 					cancel(err)
