@@ -11,6 +11,10 @@ type Moment struct {
 // jumped is how far the wall clock was set forward (or, negative, back) between two moments.
 func (m Moment) jumped(since Moment) time.Duration { return m.Wall.Sub(since.Wall) - (m.Up - since.Up) }
 
+// base is what the clock showed when the machine started. It changes only when the clock is set, so bases read at different moments can be
+// compared.
+func (m Moment) base() time.Duration { return time.Duration(m.Wall.UnixNano()) - m.Up }
+
 // Clock is how far a peer's clock is ahead of the peers' median, as the lease's exchange shows it, to within a round trip. Between two
 // exchanges it follows jumps of the peer's own clock, so that not one stamp is made by a clock that was just set wrong.
 type Clock struct {

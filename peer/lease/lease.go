@@ -32,6 +32,7 @@ const readingAge = 10 * time.Second
 type Table struct {
 	at      map[string]time.Time
 	offsets map[string]reading
+	median  median
 }
 
 // reading is how far a node's clock was ahead of the table's, and when that was read.
@@ -46,26 +47,51 @@ func (t *Table) Renew(node string, at time.Time, ahead time.Duration, now Moment
 		t.at, t.offsets = map[string]time.Time{}, map[string]reading{}
 	}
 	t.at[node], t.offsets[node] = at, reading{ahead, now}
+	t.median.heard++
+}
+
+// median is the middle one of all clocks, as it was found a moment ago.
+type median struct {
+	known bool
+	clock time.Duration // see Moment.base
+	at    time.Duration // Up, when it was found
+	heard int           // renewals since
+}
+
+// stale tells whether the median of so many clocks has to be found again. That costs as much as there are clocks, and is asked for with every
+// renewal of each, so it is done when an eighth of them have been heard of anew: a median cannot have moved far by those. Few are always asked.
+func (m *median) stale(now Moment, clocks int) bool {
+	return !m.known || m.heard > clocks/8 || clocks < 16 || now.Up-m.at > JudgeInterval
 }
 
 // Ahead is how far this peer's clock is ahead of the median of all clocks that the table has heard of. It takes into account that this
 // peer's own clock may have jumped since the others were heard of. Of an even number the earlier one of the middle is taken: two peers
 // cannot tell which of them is wrong, and a clock that is behind does no lasting harm.
 func (t *Table) Ahead(now Moment) time.Duration {
-	offsets := []time.Duration{}
-	for node, read := range t.offsets {
-		switch {
-		case now.Up-read.at.Up > readingAge:
-			delete(t.offsets, node)
-		default:
-			offsets = append(offsets, read.ahead-now.jumped(read.at))
-		}
+	if t.median.stale(now, len(t.offsets)) {
+		t.findMedian(now)
 	}
-	if len(offsets) == 0 {
+	if !t.median.known {
 		return 0
 	}
-	slices.Sort(offsets)
-	return -offsets[(len(offsets)-1)/2]
+	return now.base() - t.median.clock
+}
+
+// findMedian forgets clocks that were not heard of for long, and finds the middle one of the others.
+func (t *Table) findMedian(now Moment) {
+	clocks := make([]time.Duration, 0, len(t.offsets))
+	for node, read := range t.offsets {
+		if now.Up-read.at.Up > readingAge {
+			delete(t.offsets, node)
+		} else {
+			clocks = append(clocks, read.ahead+read.at.base())
+		}
+	}
+	t.median = median{at: now.Up}
+	if len(clocks) > 0 {
+		slices.Sort(clocks)
+		t.median.known, t.median.clock = true, clocks[(len(clocks)-1)/2]
+	}
 }
 
 // Offsets is how far every node's clock that was heard of lately is ahead of the median.
