@@ -39,6 +39,9 @@ type mergedConn struct {
 	err              error
 }
 
+// mergeBuffers are for what is held back; most bursts fit.
+var mergeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 32<<10); return &b }}
+
 func newMergedConn(conn net.Conn) *mergedConn {
 	c := &mergedConn{Conn: conn}
 	c.changed = sync.NewCond(&c.mu)
@@ -70,6 +73,9 @@ func (c *mergedConn) Write(b []byte) (int, error) {
 	case c.closing:
 		return 0, net.ErrClosed
 	}
+	if c.pending == nil {
+		c.pending = (*mergeBuffers.Get().(*[]byte))[:0]
+	}
 	c.pending = append(c.pending, b...)
 	if !c.flusher {
 		c.flusher = true
@@ -80,14 +86,18 @@ func (c *mergedConn) Write(b []byte) (int, error) {
 
 // flush writes what is pending until nothing is.
 func (c *mergedConn) flush() {
-	var spare []byte
+	spare := (*mergeBuffers.Get().(*[]byte))[:0]
+	defer func() { mergeBuffers.Put(&spare) }()
 	for {
 		// Whoever is ready to run may have something to write too.
 		runtime.Gosched()
 		c.mu.Lock()
 		if len(c.pending) == 0 || c.err != nil {
 			c.flusher = false
-			c.pending = nil // a connection at rest keeps no buffer
+			if last := c.pending; last != nil {
+				c.pending = nil // a connection at rest keeps no buffer
+				mergeBuffers.Put(&last)
+			}
 			c.changed.Broadcast()
 			c.mu.Unlock()
 			return
