@@ -84,35 +84,6 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkRefusals measures what a refused claim costs: the same binding where a tenth of the nodes says no to everything, though nothing
-// that the leader sees speaks against them. The CPU time of one refusal is the difference by the number of refusals: the claim, and a second
-// decision and claim elsewhere.
-//
-//	go test ./peer -run '^$' -bench Refusals -benchtime 1x -bind.pods 10000
-func BenchmarkRefusals(b *testing.B) {
-	for b.Loop() {
-		b.StopTimer()
-		const nodes = 1000
-		calm, refusing := newBacklog(b, nodes, 1, *bindPods), newBacklog(b, nodes, 1, *bindPods)
-		for i := 0; i < nodes; i += 10 {
-			refusing.ledgers[fmt.Sprintf("node-%04d", i)].SetCapacity(pods.Capacity{Closed: "no room for this benchmark"})
-		}
-		b.StartTimer()
-		took := func(s *backlog) (time.Duration, time.Duration) {
-			begun, used := time.Now(), cpuTime(b)
-			s.bind(b)
-			return time.Since(begun), cpuTime(b) - used
-		}
-		wallCalm, cpuCalm := took(calm)
-		wall, cpu := took(refusing)
-		refused := float64(refusing.refused.Load())
-		b.ReportMetric(refused, "refused")
-		b.ReportMetric(float64((cpu-cpuCalm).Microseconds())/refused, "cpu-µs/refusal")
-		b.ReportMetric(float64(cpuCalm.Microseconds())/float64(calm.want), "cpu-µs/pod")
-		b.ReportMetric((wall - wallCalm).Seconds(), "s-longer")
-	}
-}
-
 // backlog is a cluster with simulated nodes and pods that wait.
 type backlog struct {
 	cluster *apitest.Cluster

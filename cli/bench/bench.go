@@ -43,7 +43,7 @@ var figures = []figure{
 	{"failover", "kill of a leader → next write, over all shards of the store alone", measureFailover},
 	{"shards", "what idle shards cost", measureShards},
 	{"scheduling", "decisions about pods, with scheduler_perf's cases; how their cost grows", measureScheduling},
-	{"binding", "pods bound end to end, on simulated nodes; a refused claim; a rollover", measureBinding},
+	{"binding", "pods bound end to end, on simulated nodes; the writes of a rollover", measureBinding},
 	{"leader", "what a leader's view costs: time, memory, one change", measureLeader},
 	{"start", "start of a peer → its API is ready", measureStart},
 	{"pod", "pod create → Ready", measurePods},

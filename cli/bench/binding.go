@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// measureBinding binds pods end to end on simulated nodes, with more and more shards, and then what comes in the way of it: claims that are
-// refused, and a rollover, whose writes are counted.
+// measureBinding binds pods end to end on simulated nodes, with more and more shards, and then rolls a Deployment over and counts the writes.
 func measureBinding(ctx context.Context, s *session) (rows []Row, err error) {
 	if err := s.closeLab(); err != nil {
 		return nil, err
@@ -18,7 +17,7 @@ func measureBinding(ctx context.Context, s *session) (rows []Row, err error) {
 		sizes = "nodes=1000/shards=(1|4)$"
 	}
 	argument := "-bind.pods=" + strconv.Itoa(pods)
-	var bound, refusals, rollover []goBenchmark
+	var bound, rollover []goBenchmark
 	err = s.step(fmt.Sprintf("bind %d pods on 1,000 and 5,000 nodes with 1 to 8 shards", pods), func() (err error) {
 		bound, err = s.runBenchmarks(ctx, "^BenchmarkBind$/"+strings.ReplaceAll(sizes, "/", "$/"), argument)
 		return err
@@ -27,17 +26,6 @@ func measureBinding(ctx context.Context, s *session) (rows []Row, err error) {
 		return nil, err
 	}
 	rows = bindingRows(pods, bound)
-	err = s.step("bind where a tenth of the nodes refuses", func() (err error) {
-		refusals, err = s.runBenchmarks(ctx, "^BenchmarkRefusals$", "-bind.pods="+strconv.Itoa(s.times(10_000, 2000)))
-		return err
-	})
-	if err != nil {
-		return rows, err
-	}
-	rows = append(rows, Row{
-		What: "CPU time of a refused claim, with its second decision and claim", Unit: "µs", Measured: refusals[0].one("cpu-µs/refusal"),
-		Against: "a pod bound", Reference: refusals[0].one("cpu-µs/pod"),
-	})
 	err = s.step("roll a Deployment of 1,000 replicas over", func() (err error) {
 		rollover, err = s.runBenchmarks(ctx, "^BenchmarkRollover$")
 		return err
