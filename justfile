@@ -18,9 +18,13 @@ lab *ARGS: build
 test: setup shim lint
     bash hack/test.sh
 
-# whole clusters under failure, bit-exact from a seed: scenarios, random faults, and the proof that the checkers can fail
+# whole clusters under failure, simulated from seeds, fixed and fresh ones; minutes
 sim *ARGS:
-    go test ./sim/... {{ARGS}}
+    bash hack/sim.sh {{ARGS}}
+
+# the same for hours, seed after seed: --for 2h; what fails is made short and saved in soak-failures; Ctrl-C ends it
+soak *ARGS: build
+    bin/peer sim soak {{ARGS}}
 
 # real processes under faults while clients record what they see; minutes, or --for 2h; --seed N repeats the faults (root)
 robustness *ARGS: build

@@ -13,6 +13,7 @@ import (
 type simCommand struct {
 	Run    simRunCommand    `cmd:"" help:"Simulate a scenario: what fails, who notices when, what is led and placed anew, and whether all promises hold."`
 	List   simListCommand   `cmd:"" help:"List the built-in scenarios."`
+	Soak   simSoakCommand   `cmd:"" help:"Simulate seed after seed for hours; what fails is made short and saved."`
 	Show   simShowCommand   `cmd:"" help:"Print a scenario, to read it or to write one's own from it."`
 	Faults simFaultsCommand `cmd:"" help:"List everything that can happen to a cluster, and how a scenario says so."`
 }

@@ -53,10 +53,11 @@ func (f shrinkFlags) shrink(ctx context.Context, s *sim.Scenario, found model.Vi
 
 // save writes a shrunk scenario into the folder, under the name and seed of what it came from.
 func (f shrinkFlags) save(s *sim.Scenario, shrunk sim.Shrunk) (string, error) {
-	name := fmt.Sprintf("%s-seed-%d-%s.txt", s.Name, s.Config.Seed, shrunk.Violation.Checker)
-	if strings.HasPrefix(s.Name, "random-") {
-		name = fmt.Sprintf("%s-%s.txt", s.Name, shrunk.Violation.Checker)
+	name := s.Name
+	if seed := fmt.Sprintf("-%d", s.Config.Seed); !strings.Contains(name, seed) {
+		name += "-seed" + seed
 	}
+	name = strings.TrimSuffix(name, "-"+shrunk.Violation.Checker) + "-" + shrunk.Violation.Checker + ".txt"
 	path := filepath.Join(f.Folder, name)
 	kept := *shrunk.Scenario
 	kept.Title = shrunk.Describe(s, Version())

@@ -17,6 +17,7 @@ go vet $packages || status=1
 # Two packages at a time: more would only fight for the machine, and timing is part of what is tested.
 go test -p 2 -timeout 20m -v $packages 2>&1 | tee "$log" | grep --line-buffered -aE '^(FAIL|ok|panic:)|^--- (FAIL|SKIP)' || true
 grep -qaE '^(FAIL|panic:)' "$log" && status=1
+grep -aoE 'simulated: .*' "$log" || true
 passed=$(grep -caE '^--- PASS' "$log" || true)
 failed=$(grep -caE '^--- FAIL' "$log" || true)
 skipped=$(grep -caE '^\s*--- SKIP' "$log" || true)

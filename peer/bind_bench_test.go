@@ -97,7 +97,7 @@ type backlog struct {
 
 func newBacklog(b *testing.B, nodes, shards, count int) *backlog {
 	b.Helper()
-	cluster, err := apitest.Start(b.TempDir(), nil)
+	cluster, err := apitest.StartSharded(b.TempDir(), shards, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -108,6 +108,7 @@ type meta struct {
 
 	queue      *queue
 	view       *placement.View
+	leaseJudge repair.Judge
 	since      time.Time
 	swept      time.Time
 	held       map[string]bool // zones whose evictions are held back
@@ -116,7 +117,7 @@ type meta struct {
 
 // Run leads until ctx ends.
 func (m *meta) Run(ctx context.Context) error {
-	m.queue, m.view, m.since = newQueue(), placement.NewView(), time.Now()
+	m.queue, m.view, m.leaseJudge, m.since = newQueue(), placement.NewView(), repair.Judge{}, time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	f := &feed{host: m.host, shard: consensus.MetaShard, prefix: nodePrefix, log: m.log, apply: m.queue.from(consensus.MetaShard, nodePrefix)}
 	group.Go(func() error { return f.Run(ctx) })
@@ -158,7 +159,7 @@ func (m *meta) judge(ctx context.Context, now time.Time) {
 	if err != nil {
 		return // the meta shard has just lost its leader, which is why this loop is about to end
 	}
-	plan := repair.PlanNodes(m.view, m.leases(now, patience), m.repair, now)
+	plan := m.leaseJudge.PlanNodes(m.view, m.leases(now, patience), m.repair, now)
 	m.renewals.judged(repair.Broken(m.view, plan))
 	var last store.Revision
 	for _, change := range plan.Changes {

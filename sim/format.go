@@ -21,7 +21,13 @@ func (s *Scenario) Text() string {
 	fmt.Fprintf(&b, "nodes %d zones %d cpu %s memory %s pods %s\n", c.Nodes, max(c.Zones, 1),
 		quantity(c.Allocatable, corev1.ResourceCPU), quantity(c.Allocatable, corev1.ResourceMemory), quantity(c.Allocatable, corev1.ResourcePods))
 	fmt.Fprintf(&b, "shards %d\n", max(c.Shards, 1))
+	for _, line := range manifestLines(c.Workloads) {
+		b.WriteString(line + "\n")
+	}
 	for _, w := range c.Workloads {
+		if w.Folder != "" {
+			continue
+		}
 		kind := "deployment"
 		if w.Stateful {
 			kind = "statefulset"

@@ -20,7 +20,7 @@ const (
 	formWorkload  = "deployment|statefulset NAME replicas NUMBER cpu QUANTITY memory QUANTITY"
 	formRandom    = "random NUMBER faults from DURATION until DURATION"
 	formRun       = "run DURATION"
-	formDirective = "seed, nodes, shards, deployment, statefulset, at, from, random, run or expect"
+	formDirective = "seed, nodes, shards, deployment, statefulset, workloads, at, from, random, run or expect"
 )
 
 // parser is what is known while a text is read.
@@ -57,6 +57,7 @@ func (p *parser) take(text string) error {
 		"shards":      {formShards, func(r *reader) { p.scenario.Config.Shards = r.number(1, mostShards) }},
 		"deployment":  {formWorkload, func(r *reader) { p.takeWorkload(r, false) }},
 		"statefulset": {formWorkload, func(r *reader) { p.takeWorkload(r, true) }},
+		"workloads":   {formManifests, p.takeManifests},
 		"at":          {formAt, p.takeAt},
 		"from":        {formEvery, p.takeEvery},
 		"random":      {formRandom, p.takeRandom},

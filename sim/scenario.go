@@ -22,8 +22,8 @@ type Scenario struct {
 	Name, Title string
 	Config      model.Config
 	Expects     []Expectation
-	// Folders are the manifest folders whose workloads are part of Config.
-	Folders []string
+	// LeftOut says what else stands in folders of manifests, by kind.
+	LeftOut []string
 
 	marks []mark
 }

@@ -22,6 +22,7 @@ func parse(t *testing.T, text string) *Scenario {
 
 // TestScenarios runs every built-in text and compares with what it expects. With -v it prints what came of it.
 func TestScenarios(t *testing.T) {
+	var virtual time.Duration
 	for _, name := range Builtin() {
 		t.Run(name, func(t *testing.T) {
 			scenario, err := Open(name)
@@ -40,6 +41,7 @@ func TestScenarios(t *testing.T) {
 				t.Fatal(err)
 			}
 			o := result.Outcome
+			virtual += result.Simulated
 			t.Logf("%d steps, %s, %d evictions, %d elections, %d fenced, %d refused, trace %s",
 				o.Steps, settled(o), o.Evictions, o.Elections, o.Fenced, o.Refused, o.Hash[:16])
 			for _, check := range result.Failed() {
@@ -50,6 +52,7 @@ func TestScenarios(t *testing.T) {
 			}
 		})
 	}
+	t.Logf("simulated: %d scenarios, %s of virtual time", len(Builtin()), virtual)
 }
 
 // TestTextsCanBeWrittenAgain demands that a scenario written down again is the same one, and the same run.

@@ -145,6 +145,13 @@ func (k *shrinker) run(other uint64, change func(*model.Config)) bool {
 
 // cut leaves out what comes after a violation.
 func (k *shrinker) cut(found model.Violation) {
+	if c := k.best.Scenario.Config; found.At >= c.Length && k.checker != model.CheckerConvergence {
+		// It was judged at the end, by what clients were told: the end must come later than the faults, nobody knows how much.
+		if length := k.best.Scenario.End() + 5*time.Second; length < c.Length {
+			k.try(func(c *model.Config) { c.Length = length })
+		}
+		return
+	}
 	k.try(func(c *model.Config) {
 		if k.checker == model.CheckerConvergence {
 			c.Length = 0 // as much as the bound needs
@@ -237,6 +244,9 @@ func (k *shrinker) leaveOutWorkloads() {
 	for i := len(k.best.Scenario.Config.Workloads) - 1; i >= 0; i-- {
 		if k.try(func(c *model.Config) { c.Workloads = slices.Delete(c.Workloads, i, i+1) }) {
 			continue
+		}
+		if k.best.Scenario.Config.Workloads[i].Folder != "" {
+			continue // its manifest says how many
 		}
 		for replicas := k.best.Scenario.Config.Workloads[i].Replicas / 2; replicas >= 1; replicas /= 2 {
 			if !k.try(func(c *model.Config) { c.Workloads[i].Replicas = replicas }) {

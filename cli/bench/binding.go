@@ -80,6 +80,7 @@ func measureLeader(ctx context.Context, s *session) (rows []Row, err error) {
 		nodes, pods, _ := strings.Cut(strings.TrimPrefix(b.name, "Leader/nodes="), "/pods=")
 		size := fmt.Sprintf("%s pods on %s nodes", pods, nodes)
 		takeOver := Row{What: "stored values → a leader's view, " + size, Unit: "s", Measured: b.one("s/takeover")}
+		work := Row{What: "  CPU time of it", Unit: "s", Measured: b.one("cpu-s/takeover")}
 		if pods == "20000" {
 			takeOver.Aim = Aim{Most: 1}
 		}
@@ -87,7 +88,7 @@ func measureLeader(ctx context.Context, s *session) (rows []Row, err error) {
 		if b.name != sizes[0].name {
 			change.Against, change.Reference, change.Aim = "1000 nodes, 20000 pods", sizes[0].one("cpu-µs/change"), Aim{Ratio: 1.5}
 		}
-		rows = append(rows, takeOver, Row{What: "memory of a leader beside the store's, " + size, Unit: "MiB", Measured: b.one("MiB")}, change)
+		rows = append(rows, takeOver, work, Row{What: "memory of a leader beside the store's, " + size, Unit: "MiB", Measured: b.one("MiB")}, change)
 	}
 	return rows, err
 }

@@ -39,6 +39,15 @@ func watchClients(l *lab.Lab) ([]watchClient, error) {
 		if err != nil {
 			return nil, err
 		}
+		// Now, so that all of its watches find the connection there and do not each make their own.
+		response, err := client.Get(config.Host + "/version")
+		if err != nil {
+			return nil, err
+		}
+		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+			return nil, err
+		}
+		response.Body.Close() //nolint:errcheck // all of it was read
 		all = append(all, watchClient{http: client, host: config.Host})
 	}
 	return all, nil
@@ -74,7 +83,7 @@ func (c watchClient) watch(ctx context.Context, namespace string, ready func(), 
 			return err
 		}
 		var event metav1.WatchEvent
-		if err := unpack(frame, &event); err != nil {
+		if err := event.Unmarshal(frame); err != nil {
 			return err
 		}
 		if err := see(event); err != nil {

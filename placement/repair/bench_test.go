@@ -29,8 +29,9 @@ func BenchmarkIdleNodes(b *testing.B) {
 		renewed[name] = now
 	}
 	b.ReportAllocs()
+	var judge Judge
 	for b.Loop() {
-		if plan := PlanNodes(v, renewed, Defaults(), now); len(plan.Changes) > 0 {
+		if plan := judge.PlanNodes(v, renewed, Defaults(), now); len(plan.Changes) > 0 {
 			b.Fatal("nodes that need nothing are changed")
 		}
 	}

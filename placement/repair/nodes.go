@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -13,18 +14,44 @@ import (
 
 const nodeComponent = "node-controller"
 
+// Judge turns leases into judgements on nodes for one meta leader. It remembers which nodes it has found to be as they should be, so that
+// asking several times a second about every node costs a look at its lease. The zero Judge has seen none. It has one owner.
+type Judge struct {
+	calm map[string]*corev1.Node // by name: the version that needs no change while its lease is kept
+}
+
 // PlanNodes turns lease renewals and node conditions into conditions and taints. renewed holds
 // when each node last renewed its lease, by the meta leader's own clock; nodes without an entry
 // are not judged by it. After taking over, a leader should enter every node as renewed just now.
-// A node that is as it should be costs some comparisons and no allocation: this is asked several
-// times a second about every node.
 func PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now time.Time) placement.Plan {
+	return new(Judge).PlanNodes(v, renewed, o, now)
+}
+
+// PlanNodes is the function of that name, and decides the same.
+func (j *Judge) PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now time.Time) placement.Plan {
 	var plan placement.Plan
-	for _, n := range v.Nodes() {
+	for _, n := range j.unsettled(v, renewed, o, now, &plan) {
 		if len(plan.Changes) >= o.MaxChanges {
 			plan.RecheckAt(now)
 			break
 		}
+		want := n.Object.DeepCopy()
+		if last, ok := renewed[n.Name]; ok && !last.Add(o.LeaseTimeout).After(now) {
+			markUnknown(want, now)
+		}
+		setTaints(want, now)
+		addNodeChanges(&plan, n.Object, want)
+	}
+	return plan
+}
+
+// unsettled are the nodes that need a change, sorted by name. The plan is told when the next lease of another one runs out.
+func (j *Judge) unsettled(v *placement.View, renewed map[string]time.Time, o Options, now time.Time, plan *placement.Plan) []*placement.Node {
+	if j.calm == nil || len(j.calm) > 2*len(v.Slots()) {
+		j.calm = make(map[string]*corev1.Node, len(v.Slots())) // nodes that are gone are forgotten
+	}
+	var nodes []*placement.Node
+	for _, n := range v.Slots() {
 		late := false
 		if last, ok := renewed[n.Name]; ok {
 			due := last.Add(o.LeaseTimeout)
@@ -32,17 +59,16 @@ func PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now t
 				plan.RecheckAt(due)
 			}
 		}
-		if settled(n.Object, late) {
-			continue
+		switch {
+		case !late && j.calm[n.Name] == n.Object:
+		case !settled(n.Object, late):
+			nodes = append(nodes, n)
+		case !late:
+			j.calm[n.Name] = n.Object
 		}
-		want := n.Object.DeepCopy()
-		if late {
-			markUnknown(want, now)
-		}
-		setTaints(want, now)
-		addNodeChanges(&plan, n.Object, want)
 	}
-	return plan
+	slices.SortFunc(nodes, func(a, b *placement.Node) int { return cmp.Compare(a.Name, b.Name) })
+	return nodes
 }
 
 // Broken names the nodes that the view, or the plan, says are lost. A node that renews its lease while it is among them has not kept it: others

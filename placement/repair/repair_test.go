@@ -2,6 +2,7 @@ package repair
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,7 @@ func forever(p *corev1.Pod) {
 type fixture struct {
 	*world.World
 	renewed map[string]time.Time
+	judge   Judge
 	losses  *Losses
 	options Options
 	skew    time.Duration // how far the meta leader's clock is ahead of the shard leader's
@@ -90,7 +92,11 @@ func (f *fixture) pass(d time.Duration, silent ...string) (done []string, brakes
 	for name, at := range f.renewed {
 		renewed[name] = at.Add(f.skew)
 	}
-	if err := f.Apply(PlanNodes(f.View, renewed, f.options, f.Now.Add(f.skew))); err != nil {
+	plan := f.judge.PlanNodes(f.View, renewed, f.options, f.Now.Add(f.skew))
+	if want := PlanNodes(f.View, renewed, f.options, f.Now.Add(f.skew)); !reflect.DeepEqual(plan, want) {
+		f.t.Fatalf("with a memory %v is planned, without %v", plan, want)
+	}
+	if err := f.Apply(plan); err != nil {
 		f.t.Fatalf("nodes: %v", err)
 	}
 	e := PlanEvictions(f.View, f.losses, f.options, f.Now)

@@ -69,7 +69,7 @@ func (m *Model) targets(text string) []*node {
 func (m *Model) inflict(f Fault) {
 	nodes, others := m.targets(f.Target), m.targets(f.Other)
 	m.note("%s", f)
-	m.emit(Event{Kind: EventFault, Fault: f, Nodes: befallen(nodes)})
+	m.emit(Event{Kind: EventFault, Fault: f, Nodes: befallen(append(slices.Clone(nodes), others...))})
 	if f.For > 0 {
 		form, _ := FormOf(f.Kind)
 		names := befallen(nodes)

@@ -3,6 +3,8 @@ package model
 import (
 	"fmt"
 	"hash/fnv"
+	"maps"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -101,6 +103,9 @@ func (m *Model) deploy(w Workload) {
 	s := m.shardOf(w.Name)
 	meta := metav1.ObjectMeta{Namespace: w.Name, Name: w.Name}
 	labels := map[string]string{"app": w.Name}
+	if w.Template != nil {
+		labels = map[string]string{workloadLabel: w.Name}
+	}
 	var set placement.Object
 	if w.Stateful {
 		set = &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{
@@ -145,6 +150,9 @@ func (m *Model) deploy(w Workload) {
 	})
 }
 
+// workloadLabel is added to pods that have labels of their own.
+const workloadLabel = "sim.shoal.io/workload"
+
 // template is the pod template after admission: with the tolerations that D8 gives by default.
 func template(w Workload, labels map[string]string) corev1.PodTemplateSpec {
 	var tolerations []corev1.Toleration
@@ -152,6 +160,19 @@ func template(w Workload, labels map[string]string) corev1.PodTemplateSpec {
 		tolerations = append(tolerations, corev1.Toleration{
 			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](5),
 		})
+	}
+	if w.Template != nil {
+		t := *w.Template.DeepCopy()
+		t.Labels = maps.Clone(labels)
+		maps.Copy(t.Labels, w.Template.Labels)
+		for _, toleration := range tolerations {
+			if !slices.ContainsFunc(t.Spec.Tolerations, func(own corev1.Toleration) bool {
+				return (own.Key == toleration.Key || own.Key == "") && (own.Effect == toleration.Effect || own.Effect == "")
+			}) {
+				t.Spec.Tolerations = append(t.Spec.Tolerations, toleration)
+			}
+		}
+		return t
 	}
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
 		Containers:    []corev1.Container{{Name: "main", Image: "example.org/" + w.Name + ":1", Resources: corev1.ResourceRequirements{Requests: w.Requests}}},

@@ -15,15 +15,16 @@ import (
 // meta is what only the leader of the meta shard does, as in peer/meta.go: it judges nodes by their leases, and keeps the shards. Gossip's
 // hint is left out.
 type meta struct {
-	model   *Model
-	replica *replica
-	node    *node
-	view    *placement.View
-	since   time.Time
-	table   lease.Table
-	keeper  keeper
-	judging bool
-	broken  map[string]bool // nodes whose renewals do not count; nil before the first judgement
+	model      *Model
+	replica    *replica
+	node       *node
+	view       *placement.View
+	since      time.Time
+	table      lease.Table
+	leaseJudge repair.Judge
+	keeper     keeper
+	judging    bool
+	broken     map[string]bool // nodes whose renewals do not count; nil before the first judgement
 }
 
 func newMeta(m *Model, r *replica) *meta {
@@ -71,7 +72,7 @@ func (t *meta) judge() {
 	if t.judging {
 		return
 	}
-	plan := repair.PlanNodes(t.view, t.leases(), t.model.repair, t.node.wall())
+	plan := t.leaseJudge.PlanNodes(t.view, t.leases(), t.model.repair, t.node.wall())
 	t.broken = repair.Broken(t.view, plan)
 	t.judging = len(plan.Changes) > 0
 	t.write(plan.Changes)

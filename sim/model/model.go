@@ -70,6 +70,9 @@ type Workload struct {
 	Stateful bool
 	Replicas int
 	Requests corev1.ResourceList // of each pod
+	// Template is what its pods are made from; nil makes one of the requests. Folder is where it was read, if it was.
+	Template *corev1.PodTemplateSpec
+	Folder   string
 }
 
 // Outcome is what a run showed.

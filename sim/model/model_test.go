@@ -97,7 +97,7 @@ func TestRandomFaults(t *testing.T) {
 				seed, seed, path, os.WriteFile(path, []byte(trace.String()), 0o600))
 		}
 	}
-	t.Logf("%d seeds, %s of virtual time", to-from+1, virtual)
+	t.Logf("simulated: %d fixed seeds (%d to %d), %s of virtual time", to-from+1, from, to, virtual)
 }
 
 func seeds(t *testing.T, from, to uint64) (uint64, uint64) {

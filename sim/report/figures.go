@@ -64,10 +64,10 @@ func delays(r *sim.Result) (noticed, led, elsewhere []time.Duration) {
 		case model.EventLeaderless:
 			leaderless[e.Shard] = e.At
 		case model.EventLeads:
-			if since, was := leaderless[e.Shard]; was {
-				delete(leaderless, e.Shard)
+			if since, was := leaderless[e.Shard]; was && e.At-since >= handover {
 				led = append(led, e.At-since)
 			}
+			delete(leaderless, e.Shard)
 		case model.EventEvicted:
 			at, hit := befell[e.Node]
 			if !hit {

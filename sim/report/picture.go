@@ -128,16 +128,28 @@ func faultBands(r *sim.Result) []band {
 		if len(nodes) == 0 {
 			nodes = []string{""}
 		}
-		for _, node := range nodes {
+		ended := map[model.Fault]bool{} // that stood between two sides: it is over for both
+		closeBands := func(node string, over func(band) bool) {
 			open[node] = slices.DeleteFunc(open[node], func(b band) bool {
-				ends, _ := model.FormOf(b.fault.Kind)
-				if ends.Ends != e.Fault.Kind {
+				if !over(b) {
 					return false
 				}
 				b.until = e.At
 				done = append(done, b)
+				ended[b.fault] = b.fault.Other != ""
 				return true
 			})
+		}
+		for _, node := range nodes {
+			closeBands(node, func(b band) bool {
+				ends, _ := model.FormOf(b.fault.Kind)
+				return ends.Ends == e.Fault.Kind
+			})
+		}
+		for node := range open {
+			closeBands(node, func(b band) bool { return ended[b.fault] })
+		}
+		for _, node := range nodes {
 			if form.Ends != "" {
 				open[node] = append(open[node], band{node: node, fault: e.Fault, from: e.At})
 			} else if !ending(e.Fault.Kind) {

@@ -23,6 +23,9 @@ func Heading(w io.Writer, s *sim.Scenario) {
 		fmt.Fprintln(w)
 	}
 	fmt.Fprintf(w, "%s\n", Describe(s))
+	if len(s.LeftOut) > 0 {
+		fmt.Fprintf(w, "Not simulated, though the folder has it: %s\n", strings.Join(s.LeftOut, ", "))
+	}
 }
 
 // Describe is a cluster in one line.

@@ -4,6 +4,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -24,9 +25,12 @@ const together = 2 * time.Second
 
 // Timeline tells a run's events in order, what belongs together in one line.
 func Timeline(r *sim.Result) []Entry {
-	t := &teller{open: map[string]*group{}, befell: map[string]model.Event{}, leaderless: map[uint64]time.Duration{}, lost: map[string]bool{}}
+	t := &teller{open: map[string]*group{}, befell: map[string]model.Event{}, leaderless: map[uint64]model.Event{}, lost: map[string]bool{}}
 	for _, e := range r.Events {
 		t.hear(e)
+	}
+	for _, number := range slices.Sorted(maps.Keys(t.leaderless)) {
+		t.alone(t.leaderless[number])
 	}
 	for _, g := range t.open {
 		t.close(g)
@@ -61,8 +65,8 @@ type teller struct {
 	turns      int
 	open       map[string]*group
 	befell     map[string]model.Event // the last fault of each node
-	leaderless map[uint64]time.Duration
-	lost       map[string]bool // nodes that were judged lost
+	leaderless map[uint64]model.Event // shards without a leader: since when
+	lost       map[string]bool        // nodes that were judged lost
 }
 
 func (t *teller) say(e model.Event, format string, args ...any) {
@@ -84,13 +88,17 @@ func (t *teller) hear(e model.Event) {
 		clear(t.open)
 		t.say(e, "%s", sim.FaultText(e.Fault))
 	case model.EventLeaderless:
-		t.leaderless[e.Shard] = e.At
-		g := t.group(e, "")
-		g.shards = append(g.shards, e.Shard)
+		t.leaderless[e.Shard] = e
 	case model.EventLeads:
 		since, was := t.leaderless[e.Shard]
-		if delete(t.leaderless, e.Shard); was {
-			t.say(e, "%s leads %s, after %s without a leader", e.Node, shard(e.Shard), short(e.At-since))
+		delete(t.leaderless, e.Shard)
+		switch {
+		case was && e.At-since.At < handover:
+			t.say(e, "%s takes %s over from %s", e.Node, shard(e.Shard), since.Node)
+			return
+		case was:
+			t.alone(since)
+			t.say(e, "%s leads %s, after %s without a leader", e.Node, shard(e.Shard), short(e.At-since.At))
 			return
 		}
 		g := t.group(e, "")
@@ -133,6 +141,12 @@ func (t *teller) hear(e model.Event) {
 	}
 }
 
+// handover is how long a shard is without a leader at most when one hands over to the next, rather than being lost.
+const handover = 100 * time.Millisecond
+
+// alone tells that a shard has lost its leader.
+func (t *teller) alone(e model.Event) { t.say(e, "%s has lost its leader, %s", shard(e.Shard), e.Node) }
+
 // group is the open one that an event belongs to.
 func (t *teller) group(e model.Event, key string) *group {
 	key = string(e.Kind) + "/" + key
@@ -163,8 +177,6 @@ func (g *group) text() string {
 	slices.Sort(g.shards)
 	nodes := list(g.nodes, "node")
 	switch g.kind {
-	case model.EventLeaderless:
-		return shards(slices.Compact(g.shards)) + " without a leader"
 	case model.EventLeads:
 		if len(g.shards) == 1 {
 			return nodes + " leads " + shard(g.shards[0])
@@ -223,20 +235,6 @@ func shard(number uint64) string {
 		return "the meta shard"
 	}
 	return fmt.Sprintf("shard %d", number)
-}
-
-func shards(numbers []uint64) string {
-	if len(numbers) == 1 {
-		return shard(numbers[0]) + " is"
-	}
-	if len(numbers) > 6 {
-		return fmt.Sprintf("%d shards are", len(numbers))
-	}
-	texts := make([]string, len(numbers))
-	for i, n := range numbers {
-		texts[i] = fmt.Sprint(n)
-	}
-	return "shards " + strings.Join(texts, ", ") + " are"
 }
 
 func spread(of []time.Duration) string {

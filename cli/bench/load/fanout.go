@@ -55,7 +55,7 @@ func Fanout(ctx context.Context, watchers int, span time.Duration,
 		f.begin()
 		if err := write(ctx, n); err != nil {
 			cancel(err)
-			return Result{}, err
+			return Result{}, context.Cause(ctx) // of a watch, if that failed first
 		}
 	}
 	for range fanoutWindow { // until all have seen everything

@@ -26,7 +26,8 @@ func Run(ctx context.Context, workers int, span time.Duration, do func(ctx conte
 	var all sync.WaitGroup
 	for worker := range workers {
 		all.Go(func() {
-			for time.Since(begun) < span && ctx.Err() == nil {
+			// Once at least, also on a machine so busy that the span is over before the worker begins.
+			for first := true; (first || time.Since(begun) < span) && ctx.Err() == nil; first = false {
 				started := time.Now()
 				if err := do(ctx, worker); err != nil {
 					cancel(err)

@@ -41,8 +41,16 @@ type Cluster struct {
 	stop   []func() error
 }
 
-// Start starts a cluster whose files are in dir. change may alter the configuration; it may be nil.
-func Start(dir string, change func(*api.Config)) (_ *Cluster, err error) {
+// dataShards is how many a cluster has if nobody says.
+const dataShards = 2
+
+// Start starts a cluster of two data shards whose files are in dir. change may alter the configuration; it may be nil.
+func Start(dir string, change func(*api.Config)) (*Cluster, error) {
+	return StartSharded(dir, dataShards, change)
+}
+
+// StartSharded is Start with that many data shards.
+func StartSharded(dir string, dataShards int, change func(*api.Config)) (_ *Cluster, err error) {
 	c := &Cluster{dir: dir, AuditLog: filepath.Join(dir, "audit", "audit.log")}
 	defer func() {
 		if err != nil {
@@ -64,7 +72,7 @@ func Start(dir string, change func(*api.Config)) (_ *Cluster, err error) {
 		AuditLog:          c.AuditLog,
 		Logger:            slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
-	if c.Host, err = c.openHost(); err != nil {
+	if c.Host, err = c.openHost(dataShards); err != nil {
 		return nil, err
 	}
 	config.Host = c.Host
@@ -85,11 +93,13 @@ func Start(dir string, change func(*api.Config)) (_ *Cluster, err error) {
 	return c, nil
 }
 
-// openHost founds a store of one peer, with two data shards.
-func (c *Cluster) openHost() (*consensus.Host, error) {
+// openHost founds a store of one peer.
+func (c *Cluster) openHost(dataShards int) (*consensus.Host, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	host, err := consensus.Open(ctx, consensustest.NewNetwork().Config("peer-a", filepath.Join(c.dir, "store")))
+	config := consensustest.NewNetwork().Config("peer-a", filepath.Join(c.dir, "store"))
+	config.DataShards = dataShards
+	host, err := consensus.Open(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
