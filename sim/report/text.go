@@ -15,14 +15,13 @@ const mostLines = 60
 
 // Heading says what will be run, before it is.
 func Heading(w io.Writer, s *sim.Scenario) {
-	if s.Name != "" {
-		fmt.Fprintf(w, "%s", s.Name)
-		if s.Title != "" {
-			fmt.Fprintf(w, ": %s", s.Title)
-		}
-		fmt.Fprintln(w)
+	title := s.Name
+	if s.Title != "" {
+		title += ": " + s.Title
 	}
-	fmt.Fprintf(w, "%s\n", Describe(s))
+	for _, line := range append(sim.Wrap(title, 118), Describe(s)) {
+		fmt.Fprintln(w, line)
+	}
 	if len(s.LeftOut) > 0 {
 		fmt.Fprintf(w, "Not simulated, though the folder has it: %s\n", strings.Join(s.LeftOut, ", "))
 	}
@@ -62,7 +61,11 @@ func Text(w io.Writer, r *sim.Result) error {
 		fmt.Fprintf(w, "            … %d lines before\n", from)
 	}
 	for _, e := range entries[from:min(len(entries), from+mostLines)] {
-		fmt.Fprintf(w, "  %9s  %s\n", fmt.Sprintf("%.1f s", e.At.Seconds()), e.Text)
+		at := fmt.Sprintf("%.1f s", e.At.Seconds())
+		for _, line := range sim.Wrap(e.Text, 118) {
+			fmt.Fprintf(w, "  %9s  %s\n", at, line)
+			at = ""
+		}
 	}
 	if more := len(entries) - from - mostLines; more > 0 {
 		fmt.Fprintf(w, "             … %d more lines: --report FILE has all of them, --trace everything\n", more)
