@@ -47,14 +47,11 @@ func FaultLine(form model.FaultForm) string {
 }
 
 func (p *parser) takeAt(r *reader) {
-	column := r.last.column
-	at := r.duration(0)
-	p.takeFault(r, column, []time.Duration{at})
+	p.takeFault(r, []time.Duration{r.duration(0)})
 }
 
 // takeEvery reads a fault that happens again and again.
 func (p *parser) takeEvery(r *reader) {
-	column := r.last.column
 	from := r.duration(0)
 	r.keyword("until")
 	until := r.duration(0)
@@ -70,11 +67,11 @@ func (p *parser) takeEvery(r *reader) {
 	for at := from; r.err == nil && at <= until; at += every {
 		times = append(times, at)
 	}
-	p.takeFault(r, column, times)
+	p.takeFault(r, times)
 }
 
 // takeFault reads what happens at the times, by the form of its kind.
-func (p *parser) takeFault(r *reader, column int, times []time.Duration) {
+func (p *parser) takeFault(r *reader, times []time.Duration) {
 	f := model.Fault{Kind: model.FaultKind(r.word())}
 	form, known := model.FormOf(f.Kind)
 	if !known {
@@ -87,7 +84,7 @@ func (p *parser) takeFault(r *reader, column int, times []time.Duration) {
 		return
 	}
 	r.form = "at DURATION " + FaultLine(form)
-	column = r.last.column
+	column := r.last.column
 	if form.Count != "" {
 		f.Count = r.number(1, max(mostNodes, mostClients))
 	}
