@@ -18,6 +18,7 @@ import (
 // TestNodePressure fills the disk of a node: it says so, takes no more pods, and of its pods that one leaves which has written most beyond
 // what it asked for. With room again it is as before.
 func TestNodePressure(t *testing.T) {
+	t.Parallel() // most of its time is waiting
 	c := openClusterOf(t, Config{Peers: 1, Disk: 1 << 30})
 	peer, ns := c.Peers[0], c.namespace(t, "pressed")
 	c.apply(t, ns, sh("modest", "exec e2e pause"))

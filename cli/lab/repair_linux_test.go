@@ -22,6 +22,7 @@ import (
 // replicas are lost. Zone b has three of the five peers and holds one copy of each shard, so it can be lost as a whole.
 // The steps share one lab, so the first failure ends it.
 func TestRepair(t *testing.T) {
+	t.Parallel() // most of its time is waiting
 	c := openClusterOf(t, Config{Peers: 5, Zones: []string{"a", "b", "b", "b", "c"}, Clocks: true})
 	for _, step := range []struct {
 		name string
