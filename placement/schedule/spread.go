@@ -347,7 +347,8 @@ func (s *softSpread) crowd(slot int) int64 {
 		if s.counts[i].perSlot != nil {
 			pods = s.counts[i].perSlot[slot]
 		}
-		crowd += float64(pods)*s.weights[i] + float64(s.counts[i].maxSkew-1)
+		// The conversion keeps processors that can from fusing product and sum: every peer is to get the same score.
+		crowd += float64(float64(pods)*s.weights[i]) + float64(s.counts[i].maxSkew-1)
 	}
 	return int64(math.Round(crowd))
 }
