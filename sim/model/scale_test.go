@@ -32,7 +32,7 @@ func BenchmarkScale(b *testing.B) {
 	}
 }
 
-// scaled is a cluster of that size: a Deployment has 400 pods at most.
+// scaled is a cluster of that size: a Deployment has 500 pods at most.
 func scaled(peers, shards int) Config {
 	cfg := Config{
 		Seed: 1, Nodes: peers, Zones: 3, Allocatable: list("32", "64Gi", "160"), Shards: shards - 1, Length: time.Hour, Placed: true,
