@@ -54,6 +54,7 @@ func (c *claimsCheck) look(m *Model) {
 			if !already {
 				at = m.now
 			}
+			at = max(at, n.claimed[claim.PodUID]) // asked for once more
 			c.since[key] = at
 			if m.now-at > claimsBound && m.now-at <= claimsBound+checkEvery {
 				m.violate(checkerClaims, "%s holds room for %s/%s, which is not bound there, since %s", n.name, claim.Namespace, claim.Name, at)

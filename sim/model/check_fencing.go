@@ -15,13 +15,13 @@ const fencingBound = fence.KillAfter + 750*time.Millisecond
 
 func (fencingCheck) look(m *Model) {
 	for _, n := range m.nodes {
-		if !n.up || m.now-n.renewed <= fencingBound {
+		if !n.up || m.now-n.heartbeat <= fencingBound {
 			continue
 		}
 		for _, uid := range n.running() {
 			if c := n.pods[uid]; c.identity && c.running && !c.overdue {
 				c.overdue = true
-				m.violate(checkerFencing, "%s still runs %s/%s, %s after its lease was renewed last", n.name, c.pod.Namespace, c.pod.Name, m.now-n.renewed)
+				m.violate(checkerFencing, "%s still runs %s/%s, %s after its lease was renewed last", n.name, c.pod.Namespace, c.pod.Name, m.now-n.heartbeat)
 			}
 		}
 	}

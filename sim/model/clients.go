@@ -316,7 +316,8 @@ func (w *watcher) reopen() bool {
 	m := w.model
 	var able []*replica
 	for _, r := range w.shard.replicas {
-		if !r.gone && r.node.active() && r.state.View().Revision() >= max(w.pos, 1) {
+		fresh := w.begun || r == w.shard.leads // the present objects are the newest, also elsewhere
+		if !r.gone && fresh && r.node.active() && r.state.View().Revision() >= max(w.pos, 1) {
 			able = append(able, r)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"shoal/consensus/store"
 	"shoal/placement"
+	"shoal/runtime/containerd/fence"
 )
 
 // What people order, rather than what befalls a cluster: upgrades, draining, leaving, and too much work.
@@ -32,7 +33,10 @@ func (m *Model) upgrade(nodes []*node, down time.Duration) {
 		next()
 		return
 	}
-	n.patience = m.now + announced
+	if m.shards[0].leaderFor(n) != nil && m.now-n.renewed <= fence.Kept {
+		n.patience = m.now + announced
+		n.heartbeat = n.patience - fence.KillAfter
+	}
 	n.handOver()
 	m.after(500*time.Millisecond, "stop for the upgrade", func() {
 		m.note("%s stops for its upgrade", n.name)

@@ -44,12 +44,16 @@ type node struct {
 	known  bool    // bound is complete
 	pods   map[types.UID]*container
 	ips    int // given so far
+	// claimed is when each pod's room was last asked for, for the checker of claims.
+	claimed map[types.UID]time.Duration
 
 	booted  time.Duration // when the peer's process was started
 	renewed time.Duration // when the last lease renewal that succeeded was begun
-	fenced  bool
-	watched bool // the watchdog has something to look at
-	dirty   map[types.UID]bool
+	// heartbeat is the same for the watchdog, which remembers it when the peer starts again; in the future while a restart is announced.
+	heartbeat time.Duration
+	fenced    bool
+	watched   bool // the watchdog has something to look at
+	dirty     map[types.UID]bool
 }
 
 // container is what runs of one pod; pods have one each here.
@@ -91,6 +95,7 @@ func (n *node) boot() {
 	n.life++
 	n.up, n.dead, n.frozen, n.fenced, n.known, n.stale = true, false, false, false, false, true
 	n.ledger, n.bound, n.dirty, n.deferred = pods.NewLedger(), nil, map[types.UID]bool{}, nil
+	n.claimed = map[types.UID]time.Duration{}
 	n.booted, n.renewed, n.clock.lease, n.patience = m.now, m.now, lease.Clock{}, 0
 	n.changed()
 	n.do(m.between(0, lease.RenewInterval), "renew", n.renew)
@@ -219,12 +224,12 @@ func (n *node) start(pod *corev1.Pod) {
 	n.do(n.model.between(300*time.Millisecond, 1500*time.Millisecond), "start", func() { n.started(c) })
 }
 
-// started is when a container runs, or would: a full disk has no room for it.
+// started is when a container runs, or would: a full disk has no room for it, and without a lease none starts that must not run twice.
 func (n *node) started(c *container) {
 	pod := c.pod
 	switch {
 	case n.pods[pod.UID] != c || c.stopping:
-	case n.disk.full:
+	case n.disk.full, c.identity && n.model.now-n.heartbeat > fence.After+n.model.lateness():
 		n.do(time.Second, "start", func() { n.started(c) })
 	default:
 		c.running = true
@@ -359,7 +364,7 @@ func (n *node) renew() {
 			}
 			n.clock.lease.Note(lease.Exchange(asked, n.moment(), noted.Wall, ahead), asked)
 			if !broken || m.cfg.bug == bugBrokenLease {
-				n.renewed = begun
+				n.renewed, n.heartbeat = begun, max(n.heartbeat, begun)
 				n.fence()
 			}
 		})
@@ -430,7 +435,7 @@ func (n *node) guard() {
 	if !n.up {
 		return
 	}
-	if m.now-n.renewed > fence.KillAfter+m.lateness() {
+	if m.now-n.heartbeat > fence.KillAfter+m.lateness() {
 		for _, uid := range n.running() {
 			if c := n.pods[uid]; c.identity && c.running {
 				m.outcome.Fenced++
@@ -523,6 +528,9 @@ func (m *Model) ask(from, to *node, s *shard, claims []pods.Claim, then func([]p
 	}
 	m.send(from, to, "claim", func() {
 		answers := to.ledger.Claim(claims, to.monotonic())
+		for _, claim := range claims {
+			to.claimed[claim.PodUID] = m.now
+		}
 		m.changedRoom(to)
 		usage := placement.NodeUsage{Node: to.name}
 		for _, held := range to.ledger.Held(to.monotonic()) {

@@ -286,6 +286,7 @@ func (r *replica) tick() {
 		for _, id := range r.others() {
 			if p := r.progress[id]; p == nil || p.match < r.last() || p.commit < r.applied {
 				r.replicate(id)
+				r.tick()
 			}
 		}
 	})

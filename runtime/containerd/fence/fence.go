@@ -47,6 +47,8 @@ const (
 	// lives, but is cut off, has had its chance to stop them gracefully, and long
 	// before repair.Options.LeaseTimeout and Fencing (12 s) are over.
 	KillAfter = After + Grace
+	// Kept is the age of the last renewal up to which the node cannot have been judged lost: less than repair.Options.LeaseTimeout.
+	Kept = 1500 * time.Millisecond
 	// pollEvery is how often the Watchdog looks. It adds to KillAfter.
 	pollEvery = 500 * time.Millisecond
 )

@@ -57,9 +57,10 @@ func (d Dir) Renewed(at time.Time) error {
 }
 
 // Extend lets the pods run until that moment, up to half a minute ahead, without
-// another renewal. A lease that is old already is not revived.
+// another renewal. A lease that is not kept (Kept) is not extended: the node may have been judged lost before its restart was announced, and
+// its pods are replaced then whoever is waited for.
 func (d Dir) Extend(until time.Time) error {
-	if old, err := d.Overdue(After); err != nil || old {
+	if old, err := d.Overdue(Kept); err != nil || old {
 		return err
 	}
 	return d.Renewed(until.Add(-KillAfter))
