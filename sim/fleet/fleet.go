@@ -39,13 +39,10 @@ const port = 7443
 // began, which must not lie in a fleet's future.
 var Epoch = time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// latest is when the last fleet of this process ended: what upstream's code remembers from one bubble must not lie in the next one's future
-// either.
-var latest atomic.Int64
-
 // lingering is how long goroutines of libraries outlive what they belong to, until their timers end them. A bubble's clock stands still once
-// its test is over.
-const lingering = 30 * time.Second
+// its test is over. Upstream's error handler sleeps until a moment that it remembers from the bubble before, which began at the same time: for
+// as long as that one lasted.
+const lingering = 15 * time.Minute
 
 // Fleet is a cluster in one process.
 type Fleet struct {
@@ -83,18 +80,11 @@ func (l *life) alive() bool {
 	}
 }
 
-// Begin sleeps until the moment at which a fleet may begin. Open does it too; deadlines are only of use after it.
-func Begin() {
-	begin := Epoch
-	if last := time.Unix(latest.Load(), 0); last.After(begin) {
-		begin = last.Add(time.Minute)
-	}
-	time.Sleep(time.Until(begin))
-}
-
 // Open makes a fleet without machines. dir is for the small files of the peers. It must be called in a bubble.
 func Open(dir string, seed uint64, log *slog.Logger) *Fleet {
-	Begin()
+	if now := time.Now(); now.Before(Epoch) {
+		time.Sleep(Epoch.Sub(now))
+	}
 	// Upstream's code waits for this channel in goroutines of the bubble, so it must be one of the bubble's.
 	never := make(chan struct{})
 	wait.NeverStop = never
@@ -339,26 +329,16 @@ func (f *Fleet) makeToken(ctx context.Context, m *Machine) error {
 	return nil
 }
 
-// Close ends all peers at once. Nothing that they do has an effect any more: in order, each would hand over to the others what it leads, and
-// they to it, until their patience is over.
+// Close ends all peers, at once and in no order.
 func (f *Fleet) Close() {
+	f.end()
 	f.mu.Lock()
 	lives := f.lives
 	f.mu.Unlock()
-	for _, l := range lives {
-		if l.alive() {
-			close(l.killed)
-		}
-	}
-	for _, m := range f.Machines() {
-		f.Network.Reset(m.Address)
-	}
-	f.end()
 	for _, l := range lives {
 		<-l.done
 	}
 	f.watchers.Wait()
 	close(f.never)
 	time.Sleep(lingering)
-	latest.Store(time.Now().Unix())
 }

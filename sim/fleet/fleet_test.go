@@ -47,7 +47,7 @@ func try(t *testing.T, plan Plan) (Report, error) {
 	var ticks atomic.Int64
 	defer watchTime(&ticks)()
 	synctest.Test(t, func(t *testing.T) {
-		Begin()
+		time.Sleep(time.Until(Epoch)) // a bubble begins in 2000
 		ticking, stop := context.WithCancel(context.Background())
 		defer stop()
 		go tick(ticking, &ticks)
