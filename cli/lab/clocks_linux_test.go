@@ -166,7 +166,7 @@ func (w *writes) farOff(t *testing.T, wrong *Peer, ahead time.Duration) {
 		return nil
 	})
 	// Whoever asks it still reads what there is, over all shards.
-	client, err := w.c.Lab.clientFor(slices.Index(w.c.Peers, wrong))
+	client, err := w.c.clientFor(slices.Index(w.c.Peers, wrong))
 	if err != nil {
 		t.Fatal(err)
 	}

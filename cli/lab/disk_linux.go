@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,6 +77,60 @@ func (p *Peer) RepairDisk() error {
 		return err
 	}
 	return p.mountDisk()
+}
+
+// FlipBit changes one bit among the last that the peer's store has written to its log, where is between 0, the very last, and 1. The peer
+// must not run.
+func (p *Peer) FlipBit(where float64) error {
+	newest, err := p.newestLog()
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(newest)
+	if err != nil {
+		return err
+	}
+	const reach = 4096
+	end := len(bytes.TrimRight(text, "\x00")) // files are written into room that was kept for them
+	at := end - 1 - int(where*reach)
+	if at < reach {
+		return nil // it has just been begun
+	}
+	text[at] ^= 1 << (at % 8)
+	file, err := os.OpenFile(newest, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := file.WriteAt(text[at:at+1], int64(at)); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+// DropStore ends the peer's process and removes its copies of the cluster's state, as a peer asks for that cannot read them.
+func (p *Peer) DropStore() error {
+	return errors.Join(p.KillProcess(), os.RemoveAll(filepath.Join(p.Dir, "consensus")))
+}
+
+// newestLog is the file that the peer's store has written to last.
+func (p *Peer) newestLog() (string, error) {
+	files, err := filepath.Glob(filepath.Join(p.Dir, "consensus", "raft", "*", "*", "logstore", "*.segment"))
+	if err != nil || len(files) == 0 {
+		return "", errors.Join(fmt.Errorf("%s has no log", p.Name), err)
+	}
+	var newest string
+	var changed time.Time
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			return "", err
+		}
+		if newest == "" || info.ModTime().After(changed) {
+			newest, changed = file, info.ModTime()
+		}
+	}
+	return newest, nil
 }
 
 // removeDisk takes it away. Nothing of the peer may run.

@@ -236,11 +236,15 @@ func (l *Lab) Move(peer *Peer, n int) error {
 
 // Close ends everything and removes every trace. It may be called on a lab that is only half made.
 func (l *Lab) Close() error {
+	var failed []error
+	for _, peer := range l.Peers {
+		failed = append(failed, l.Shake(peer, Line{}))
+	}
 	var group errgroup.Group
 	for _, peer := range l.Peers {
 		group.Go(peer.close)
 	}
-	failed := []error{group.Wait()}
+	failed = append(failed, group.Wait())
 	if l.client != nil {
 		failed = append(failed, l.client.close())
 	}

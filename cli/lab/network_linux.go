@@ -172,13 +172,18 @@ func (h *host) dial(ctx context.Context, network, address string) (net.Conn, err
 }
 
 // do runs f on a thread that is in the host's namespace. Processes that f starts and sockets that it opens belong there.
-func (h *host) do(f func() error) error {
+func (h *host) do(f func() error) error { return inside(h.ns, h.name, f) }
+
+// do is host.do for the namespace of the bridge.
+func (u *underlay) do(f func() error) error { return inside(u.ns, u.name, f) }
+
+func inside(ns netns.NsHandle, name string, f func() error) error {
 	failed := make(chan error, 1)
 	go func() {
 		// The thread is not unlocked: it ends with this goroutine instead of carrying the namespace to others.
 		runtime.LockOSThread()
-		if err := netns.Set(h.ns); err != nil {
-			failed <- fmt.Errorf("entering %s: %w", h.name, err)
+		if err := netns.Set(ns); err != nil {
+			failed <- fmt.Errorf("entering %s: %w", name, err)
 			return
 		}
 		failed <- f()

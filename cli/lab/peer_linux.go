@@ -39,6 +39,7 @@ type Peer struct {
 	disk    string // the file that is its disk, empty for none
 	forward *forwarder
 	clock   *clock // nil for the machine's
+	shaky   *shaky // nil for a line that is as it should be
 
 	lock    sync.Mutex
 	command *exec.Cmd     // the last that was started

@@ -36,6 +36,9 @@ var faultKinds = map[string]faultKind{
 	"oneway":     {help: "no packet to the others, or none from them", do: oneWay},
 	"flap":       {help: "isolated and not, several times", do: flap},
 	"loss":       {help: "lost packets everywhere, 2 to 30 of 100", spread: all, do: lose},
+	"shaky":      {help: "packets come late, in another order, twice, or not at all", do: shake},
+	"clock":      {help: "the clock jumps by seconds or hours, forward or back", do: jump},
+	"bit-flip":   {help: "kill -9, and one bit at the end of the log is another one", do: flipBit},
 	"thin":       {help: "a line of 30 to 200 KB/s, which delays and loses", do: thin},
 	"restart":    {help: "a planned restart", do: restart},
 	"roll":       {help: "a planned restart of all peers, one after another", spread: all, gentle: true, do: roll},
@@ -126,6 +129,46 @@ func lose(ctx context.Context, n *nemesis, p planned) error {
 func thin(ctx context.Context, n *nemesis, p planned) error {
 	victim := n.hosts[p.peers[0]].peer
 	return errors.Join(n.lab.Throttle(victim, uint64(30e3+170e3*p.degree)), n.hold(ctx, p), n.lab.Throttle(victim, 0))
+}
+
+// shake delays packets by up to a tenth of a second, those behind overtake them, and some come twice.
+func shake(ctx context.Context, n *nemesis, p planned) error {
+	victim := n.hosts[p.peers[0]].peer
+	line := lab.Line{
+		Delay: time.Duration(p.degree*20) * time.Millisecond, Jitter: time.Duration(1+p.degree*80) * time.Millisecond,
+		Double: 0.02 + 0.2*p.degree, Loss: 0.02 * p.degree,
+	}
+	return errors.Join(n.lab.Shake(victim, line), n.hold(ctx, p), n.lab.Shake(victim, lab.Line{}))
+}
+
+// jump sets a clock between three seconds and six hours off; the degree decides in which direction too.
+func jump(ctx context.Context, n *nemesis, p planned) error {
+	victim := n.hosts[p.peers[0]].peer
+	far := 2*p.degree - 1 // -1 to 1
+	ahead := time.Duration(far*far*far*float64(6*time.Hour)) + 3*time.Second
+	if far < 0 {
+		ahead -= 6 * time.Second
+	}
+	return errors.Join(victim.SetClock(ahead), n.hold(ctx, p), victim.SetClock(0))
+}
+
+// flipBit damages what a killed peer wrote last, acknowledged or not. It must find out and get what it lacks from the others, which works as
+// long as these are a majority: so it is the same peer each time, and any other is only killed. Damage that belongs to no one replica keeps
+// the peer down: then its store is moved away, as it asks for.
+func flipBit(ctx context.Context, n *nemesis, p planned) error {
+	victim := n.hosts[p.peers[0]]
+	victim.excuse(true)
+	defer victim.excuse(false)
+	damage := func(peer *lab.Peer) error {
+		if err := peer.KillProcess(); err != nil {
+			return err
+		}
+		if n.mayDamage(victim) {
+			return peer.FlipBit(p.degree)
+		}
+		return nil
+	}
+	return errors.Join(victim.down(damage), n.hold(ctx, p), victim.up(), victim.awaitRepaired(ctx))
 }
 
 func restart(ctx context.Context, n *nemesis, p planned) error {

@@ -33,8 +33,9 @@ type nemesis struct {
 	began    time.Time
 	say      func(format string, args ...any)
 
-	lock  sync.Mutex
-	paths map[string][]lab.Path // of the faults under way
+	lock    sync.Mutex
+	paths   map[string][]lab.Path // of the faults under way
+	damaged *host                 // whose disk lies; there is at most one
 }
 
 // host is a peer with what is wanted of its process.
@@ -134,6 +135,16 @@ func (n *nemesis) trouble(p planned, paths []lab.Path) error {
 	return n.lab.Trouble(together...)
 }
 
+// mayDamage tells whether a peer's log may be damaged: the first that is asked for, and no other.
+func (n *nemesis) mayDamage(h *host) bool {
+	n.lock.Lock()
+	defer n.lock.Unlock()
+	if n.damaged == nil {
+		n.damaged = h
+	}
+	return n.damaged == h
+}
+
 // heal undoes what a failed or interrupted plan may have left, and waits until every peer is ready.
 func (n *nemesis) heal(ctx context.Context) error {
 	n.lock.Lock()
@@ -141,7 +152,7 @@ func (n *nemesis) heal(ctx context.Context) error {
 	err := n.lab.Trouble()
 	n.lock.Unlock()
 	for _, h := range n.hosts {
-		err = errors.Join(err, n.lab.Throttle(h.peer, 0), h.awaitUp(ctx))
+		err = errors.Join(err, n.lab.Throttle(h.peer, 0), n.lab.Shake(h.peer, lab.Line{}), h.peer.SetClock(0), h.awaitUp(ctx))
 	}
 	return err
 }
@@ -232,6 +243,24 @@ func (h *host) awaitUp(ctx context.Context) error {
 		err := h.peer.Await(ctx)
 		if err == nil || ctx.Err() != nil {
 			return err
+		}
+		sleep(ctx, superviseEvery)
+	}
+}
+
+// awaitRepaired is awaitUp for a peer whose log was damaged: if it says that its store cannot be read, the store is moved away.
+func (h *host) awaitRepaired(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	for {
+		err := h.peer.Await(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if strings.Contains(err.Error(), "log store is damaged") && strings.Contains(err.Error(), "move ") {
+			if err := errors.Join(h.down((*lab.Peer).DropStore), h.up()); err != nil {
+				return err
+			}
 		}
 		sleep(ctx, superviseEvery)
 	}

@@ -45,7 +45,7 @@ func run(ctx context.Context, cfg Config, out io.Writer) (err error) {
 	}
 	say := func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }
 	say("seed %d: %d peers, %d clients, %d namespaces, faults %v", cfg.Seed, cfg.Peers, cfg.Clients, cfg.Namespaces, cfg.Faults)
-	l, err := lab.Open(ctx, lab.Config{Peers: cfg.Peers, Binary: cfg.Binary, Disk: diskSize, Progress: lab.Progress(out)})
+	l, err := lab.Open(ctx, lab.Config{Peers: cfg.Peers, Binary: cfg.Binary, Disk: diskSize, Clocks: true, Progress: lab.Progress(out)})
 	if err != nil {
 		return err
 	}
