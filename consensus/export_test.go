@@ -113,3 +113,15 @@ func ProposeBrokenChange(ctx context.Context, h *Host, shard uint64, peer string
 
 // DeploymentID is what raft's messages of a host's cluster carry.
 func DeploymentID(h *Host) uint64 { return h.nh.NodeHostConfig().DeploymentID }
+
+// StartEmptyMeta starts the meta shard's first replica, as a founding does, and writes nothing.
+func StartEmptyMeta(h *Host) error {
+	r := diskReplica{Shard: MetaShard, Replica: 1}
+	if err := h.disk.put(r); err != nil {
+		return err
+	}
+	return h.startReplica(r)
+}
+
+// FollowOnce reads the assignments, and follows them as long as that works.
+func FollowOnce(ctx context.Context, h *Host) error { return h.followOnce(ctx) }

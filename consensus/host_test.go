@@ -2,6 +2,8 @@ package consensus_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,4 +57,22 @@ func TestOneHostKeepsItsStateOverARestart(t *testing.T) {
 	if again := mustPut(t, h, 1, "/registry/x", "1"); again != rev {
 		t.Errorf("a write that changes nothing got revision %v, had %v", again, rev)
 	}
+}
+
+// TestAFoundingUnderWayIsNotMissed: a host that finds the meta shard empty must look again. If it watched from then on, it would never learn
+// what is written in between.
+func TestAFoundingUnderWayIsNotMissed(t *testing.T) {
+	h := consensustest.NewNetwork().Open(t, "a", t.TempDir(), nil)
+	if err := consensus.StartEmptyMeta(h); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it does not watch an empty shard", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		err := consensus.FollowOnce(ctx, h)
+		if err == nil || !strings.Contains(err.Error(), "holds nothing yet") {
+			return fmt.Errorf("following an empty shard: %v", err)
+		}
+		return nil
+	})
 }

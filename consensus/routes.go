@@ -182,6 +182,10 @@ func (h *Host) followOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if list.Revision == 0 {
+		// It is just being founded. A watch after 0 would begin from then on, and might miss the founding.
+		return errors.New("the meta shard holds nothing yet")
+	}
 	for _, kv := range list.KVs {
 		h.learn(kv.Key, kv.Value)
 	}
