@@ -81,24 +81,6 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestSafety hurts a fleet with faults that overlap, on any machines: what may never happen does not happen, and in the end all is well.
-func TestSafety(t *testing.T) { storm(t, Safety) }
-
-// TestLiveness does the same, and then a core has to do without the rest.
-func TestLiveness(t *testing.T) { storm(t, Liveness) }
-
-func storm(t *testing.T, mode Mode) {
-	for _, seed := range seeds(t, 1, 1) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			play(t, Plan{
-				Seed: seed, Peers: peersWanted(t, 3), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
-				Mode: mode, Faults: Faults, For: 20 * time.Second, Settle: 4 * time.Minute, ReplaceAfter: 8 * time.Second,
-				Users: Users{MinPerMinute: 60},
-			})
-		})
-	}
-}
-
 // seeds are those that the environment names, or the given ones.
 func seeds(t *testing.T, first, last uint64) []uint64 {
 	if text := os.Getenv("SHOAL_FLEET_SEEDS"); text != "" {
