@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
 	"shoal/consensus"
 	"shoal/consensus/store"
 	"shoal/placement"
@@ -113,7 +115,7 @@ func (l *leader) turn(ctx context.Context) {
 	for _, event := range t.Events {
 		l.events.record(event)
 	}
-	urgent := t.Urgent()
+	urgent := l.confirmed(ctx, t.Urgent())
 	committed := make(chan []outcome, 1)
 	go func() { committed <- l.apply(ctx, urgent) }()
 	l.claim(ctx, t)
@@ -122,6 +124,52 @@ func (l *leader) turn(ctx context.Context) {
 	if last = max(last, l.settleAll(ctx, work, l.apply(ctx, work))); last > 0 {
 		l.await(ctx, last)
 	}
+}
+
+// confirmTimeout bounds the reading of nodes that evictions take for lost. It is part of takenFor: a node that is back waits that long for
+// evictions that were decided before.
+const confirmTimeout = 500 * time.Millisecond
+
+// confirmed leaves out evictions from nodes that the store, read through its leader, does not hold for lost, or that cannot be read.
+func (l *leader) confirmed(ctx context.Context, work []turn.Piece) []turn.Piece {
+	names := l.state.Accused(work)
+	if len(names) == 0 {
+		return work
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	lost := make([]bool, len(names))
+	var group errgroup.Group
+	group.SetLimit(parallelPlans)
+	for i, name := range names {
+		group.Go(func() error {
+			err := error(nil)
+			if lost[i], err = l.lost(ctx, name); err != nil {
+				l.log.Info("whether a node is lost could not be read, its pods are not evicted yet", "node", name, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // every error was told
+	confirmed := map[string]bool{}
+	for i, name := range names {
+		confirmed[name] = lost[i]
+	}
+	return l.state.Confirmed(work, confirmed, time.Now())
+}
+
+// lost reads whether a node is lost, or gone.
+func (l *leader) lost(ctx context.Context, name string) (bool, error) {
+	kv, found, _, err := l.host.Get(ctx, consensus.MetaShard, nodePrefix+name, consensus.Linearizable)
+	if err != nil || !found {
+		return err == nil, err
+	}
+	stored, err := decode(kv.Value, kv.Mod)
+	if err != nil {
+		return false, err
+	}
+	node, ok := stored.(*corev1.Node)
+	return ok && (&placement.Node{Object: node}).Lost(), nil
 }
 
 // tellBrakes says once that evictions in a zone are held back, and once that they go on.

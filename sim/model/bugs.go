@@ -21,5 +21,6 @@ const (
 	bugBrokenLease     = "a node that counts as lost believes that it has renewed its lease"
 	bugRestartKills    = "a peer that starts again ends what ran before"
 	bugReadyUnheard    = "a node calls itself ready although its lease is not renewed"
+	bugEvictUnread     = "a leader evicts from a node without reading whether it is still lost"
 	bugAnyClock        = "a peer whose clock is far off stamps revisions"
 )

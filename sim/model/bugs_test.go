@@ -25,6 +25,7 @@ var deliberateBugs = []struct {
 	{bugFenceLate, checkerIdentity, 2, threeCutInTurn},
 	{bugNoFencingTime, checkerIdentity, 13, threeCutInTurn},
 	{bugUnfenceTooEarly, checkerIdentity, 5, threeCutInTurn},
+	{bugEvictUnread, checkerIdentity, 42, everyKind},
 	{bugBrokenLease, checkerIdentity, 1, faultsOf(Slow, Jump)},
 	{bugReadyUnheard, checkerCalm, 1, faultsOf(Slow)},
 	{bugRestartKills, checkerRestarts, 1, faultsOf(Kill)},
@@ -62,6 +63,9 @@ func TestCheckersCatchDeliberateBugs(t *testing.T) {
 		})
 	}
 }
+
+// everyKind is what random seeds run.
+func everyKind(c *Config) { *c = swarm(c.Seed) }
 
 // faultsOf is a cluster of nine under twelve faults of some kinds.
 func faultsOf(kinds ...FaultKind) func(*Config) {

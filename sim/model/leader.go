@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/placement"
@@ -133,8 +134,32 @@ func (l *leader) turn() {
 			l.commit(l.state.Finish(t, l.node.wall()), l.rest)
 		}
 	}
-	l.commit(t.Urgent(), done)
+	l.commit(l.confirmed(t.Urgent()), done)
 	l.claim(t, done)
+}
+
+// confirmed leaves out evictions from nodes that the store does not hold for lost.
+func (l *leader) confirmed(work []turn.Piece) []turn.Piece {
+	if l.model.cfg.bug == bugEvictUnread {
+		return work
+	}
+	lost := map[string]bool{}
+	for _, name := range l.state.Accused(work) {
+		stands, known := l.model.standing(l.node, name)
+		lost[name] = known && !stands
+	}
+	return l.state.Confirmed(work, lost, l.node.wall())
+}
+
+// standing tells whether the store, read by a node through the meta shard's leader, has a node that is not lost; known is false where that
+// leader cannot be asked.
+func (m *Model) standing(by *node, name string) (stands, known bool) {
+	meta := m.shards[0]
+	if meta.leads == nil || !m.reaches(by, meta.leads.node) {
+		return false, false
+	}
+	stored, ok := meta.objects[kinds[0].prefix+name].(*corev1.Node)
+	return ok && !(&placement.Node{Object: stored}).Lost(), true
 }
 
 // claim asks every chosen node, all at once, and goes on when all have answered or were waited for long enough.

@@ -52,8 +52,10 @@ type node struct {
 	// heartbeat is the same for the watchdog, which remembers it when the peer starts again; in the future while a restart is announced.
 	heartbeat time.Duration
 	fenced    bool
-	watched   bool // the watchdog has something to look at
-	dirty     map[types.UID]bool
+	// takenSince is when the store was first seen to hold a fenced node for one that is not lost; negative for not yet.
+	takenSince time.Duration
+	watched    bool // the watchdog has something to look at
+	dirty      map[types.UID]bool
 }
 
 // container is what runs of one pod; pods have one each here.
@@ -116,7 +118,7 @@ func (n *node) sync() {
 			n.ledger.SetRunning(all)
 		}
 		n.model.note("%s knows its %d pods", n.name, len(all))
-		if n.fenced && n.model.now-n.renewed < fence.After {
+		if n.fenced && n.model.now-n.renewed < fence.After && n.taken() {
 			n.unfence()
 		}
 		n.sweep()
@@ -379,7 +381,7 @@ func (n *node) fence() {
 	}
 	switch lease.Next(age, n.fenced) {
 	case lease.Fence:
-		n.fenced = true
+		n.fenced, n.takenSince = true, -1
 		n.model.note("%s is cut off and fences", n.name)
 		n.model.emit(Event{Kind: EventFenced, Node: n.name})
 		for _, uid := range n.running() {
@@ -390,7 +392,7 @@ func (n *node) fence() {
 		}
 		n.watch()
 	case lease.Unfence:
-		if n.known && !n.stale || n.model.cfg.bug == bugUnfenceTooEarly {
+		if n.known && !n.stale && n.taken() || n.model.cfg.bug == bugUnfenceTooEarly {
 			n.unfence()
 		}
 	}
@@ -405,6 +407,20 @@ func (m *Model) lateness() time.Duration {
 		return time.Second
 	}
 	return 0
+}
+
+// takenFor is that of peer/node.go.
+const takenFor = time.Second
+
+// taken tells whether the node has stood in the store for long enough as one that is not lost.
+func (n *node) taken() bool {
+	switch stands, _ := n.model.standing(n, n.name); {
+	case !stands:
+		n.takenSince = -1
+	case n.takenSince < 0:
+		n.takenSince = n.model.now
+	}
+	return n.takenSince >= 0 && n.model.now-n.takenSince >= takenFor
 }
 
 func (n *node) unfence() {
@@ -442,7 +458,7 @@ func (n *node) guard() {
 				m.note("the watchdog of %s kills %s/%s", n.name, c.pod.Namespace, c.pod.Name)
 				delete(n.pods, uid)
 				m.changedPod(c.pod.Namespace, n)
-				n.fenced = true
+				n.fenced, n.takenSince = true, -1
 			}
 		}
 	}
