@@ -65,9 +65,9 @@ func TestClocksAreMeasuredAgainstTheMedian(t *testing.T) {
 }
 
 func TestOnlyTheAssignedMembersAreSettled(t *testing.T) {
-	a := shardmap.Found(1, "p", "disk").Place([]shardmap.Want{{Peer: "p", Voter: true}, {Peer: "q"}})
+	a := shardmap.Found(1, "p", "disk").Place([]shardmap.Want{{Peer: "p", Voter: true}, {Peer: "q"}}, shardmap.Members{})
 	members := []consensus.Member{{Peer: "p", ReplicaID: 1, Voter: true}, {Peer: "q", ReplicaID: 2}}
-	if !settled(a, members) {
+	if !a.SettledIn(groupOf(members)) {
 		t.Fatal("the assigned members are not settled")
 	}
 	for name, other := range map[string][]consensus.Member{
@@ -76,7 +76,7 @@ func TestOnlyTheAssignedMembersAreSettled(t *testing.T) {
 		"old replica":  {members[0], {Peer: "q", ReplicaID: 3}},
 		"another peer": {members[0], {Peer: "r", ReplicaID: 2}},
 	} {
-		if settled(a, other) {
+		if a.SettledIn(groupOf(other)) {
 			t.Errorf("%s counts as settled", name)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"shoal/consensus"
@@ -129,6 +131,7 @@ func (k *shardKeeper) lookForBroken(now time.Time) {
 type assignmentRecord struct {
 	assignment shardmap.Assignment
 	revision   store.Revision
+	group      shardmap.Members // as far as known
 }
 
 // assignments reads what is assigned and compares it with what each raft group is.
@@ -144,33 +147,40 @@ func (k *shardKeeper) assignments(ctx context.Context) ([]shards.Assignment, map
 		if err != nil {
 			return nil, nil, err
 		}
-		records[assignment.Shard] = assignmentRecord{assignment, kv.Mod}
-		entry := shards.Assignment{Shard: assignment.Shard, Broken: map[string]time.Time{}}
+		entry := shards.Assignment{Shard: assignment.Shard, Broken: map[string]time.Time{}, Busy: true}
 		for _, replica := range assignment.Replicas {
-			if since, broken := k.broken[shardOn{assignment.Shard, replica.Peer}]; broken {
-				entry.Broken[replica.Peer] = since
-			}
 			entry.Replicas = append(entry.Replicas, shards.Replica{Peer: replica.Peer, Voter: replica.Voter})
 		}
-		status, err := k.host.Where(ctx, assignment.Shard)
-		entry.Leader, entry.Busy = status.Leader, err != nil || !settled(assignment, status.Members)
+		for on, since := range k.broken {
+			if on.shard == assignment.Shard {
+				entry.Broken[on.peer] = since
+			}
+		}
+		record := assignmentRecord{assignment: assignment, revision: kv.Mod}
+		if status, err := k.host.Where(ctx, assignment.Shard); err == nil {
+			record.group = groupOf(status.Members)
+			entry.Leader, entry.Busy = status.Leader, !assignment.SettledIn(record.group)
+			entry.Group = &shards.Group{
+				Voters: slices.Collect(maps.Values(record.group.Voters)), Pending: assignment.Pending(record.group),
+			}
+		}
+		records[assignment.Shard] = record
 		current = append(current, entry)
 	}
 	return current, records, nil
 }
 
-// settled tells whether a raft group has exactly the assigned members.
-func settled(assignment shardmap.Assignment, members []consensus.Member) bool {
-	if len(assignment.Replicas) != len(members) {
-		return false
-	}
+// groupOf sorts a raft group's members by what they may do.
+func groupOf(members []consensus.Member) shardmap.Members {
+	group := shardmap.Members{Voters: map[uint64]string{}, NonVoters: map[uint64]string{}}
 	for _, member := range members {
-		replica, ok := assignment.Of(member.Peer)
-		if !ok || replica.ID != member.ReplicaID || replica.Voter != member.Voter {
-			return false
+		if member.Voter {
+			group.Voters[member.ReplicaID] = member.Peer
+		} else {
+			group.NonVoters[member.ReplicaID] = member.Peer
 		}
 	}
-	return true
+	return group
 }
 
 func (k *shardKeeper) write(ctx context.Context, record assignmentRecord, step shards.Step) error {
@@ -178,7 +188,7 @@ func (k *shardKeeper) write(ctx context.Context, record assignmentRecord, step s
 	for _, replica := range step.Want {
 		want = append(want, shardmap.Want{Peer: replica.Peer, Voter: replica.Voter})
 	}
-	next := record.assignment.Place(want)
+	next := record.assignment.Place(want, record.group)
 	key := shardmap.Key(step.Shard)
 	result, err := k.host.Propose(ctx, consensus.MetaShard, store.Transaction{
 		Conditions: []store.Condition{{Key: key, Revision: record.revision}},

@@ -27,7 +27,9 @@ type kept struct {
 	hosts   map[string]*consensus.Host
 	dirs    map[string]string
 	dead    map[string]bool
-	keeper  shardKeeper
+	// unnoticed says that nobody has found out about the dead yet.
+	unnoticed bool
+	keeper    shardKeeper
 	// ahead is how far the keeper's clock runs ahead, so that nobody has to wait for a hysteresis.
 	ahead time.Duration
 }
@@ -58,7 +60,7 @@ func (c *kept) members() []membership.Member {
 	var all []membership.Member
 	for name := range c.hosts {
 		status := membership.Alive
-		if c.dead[name] {
+		if c.dead[name] && !c.unnoticed {
 			status = membership.Failed
 		}
 		all = append(all, membership.Member{PeerID: name, Name: name, Status: status})
@@ -298,6 +300,42 @@ func replicaOn(s consensus.ShardStatus, peer string) uint64 {
 		}
 	}
 	return 0
+}
+
+// TestWhoNeverCatchesUpIsReplaced: two peers die before it is noticed that they do not take their replicas. Most of the assigned voters are
+// dead then, and the only one that votes lives: after the hysteresis others hold the two's replicas.
+func TestWhoNeverCatchesUpIsReplaced(t *testing.T) {
+	c := newKept(t)
+	c.put("from one")
+	c.join("p2")
+	c.join("p3")
+	c.unnoticed = true
+	c.crash("p2")
+	c.crash("p3")
+	waiting := func(shards map[uint64]consensus.ShardStatus) error {
+		for shard, s := range shards {
+			if voters(s) != 1 || voters(consensus.ShardStatus{Members: s.Assigned}) != 3 {
+				return fmt.Errorf("shard %d is assigned to %+v and held by %+v", shard, s.Assigned, s.Members)
+			}
+		}
+		return nil
+	}
+	c.keep("the dead are to vote", 1, waiting)
+	c.unnoticed = false
+	c.join("p4")
+	c.join("p5")
+	c.keep("they are found dead", 1, waiting)
+	c.ahead += 50 * time.Second
+	for range 5 {
+		c.keep("nothing moves before the hysteresis is over", 1, waiting)
+	}
+	c.ahead += 11 * time.Second
+	c.keep("others vote", 1, have(3, 3, "p2", "p3"))
+	c.put("without them")
+	c.open("p2")
+	c.open("p3")
+	c.keep("they are peers like any", 3, have(3, 3))
+	c.get("without them")
 }
 
 // TestAQuarantinedReplicaIsMoved: a replica that failed too often, after it had replaced another, is left stopped on its peer. After the

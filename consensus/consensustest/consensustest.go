@@ -316,7 +316,7 @@ func Assign(ctx context.Context, h *consensus.Host, shard uint64, want []shardma
 	}
 	res, err := h.Propose(ctx, consensus.MetaShard, store.Transaction{
 		Conditions: []store.Condition{{Key: kv.Key, Revision: kv.Mod}},
-		Ops:        []store.Op{{Key: kv.Key, Value: a.Place(want).Encode()}},
+		Ops:        []store.Op{{Key: kv.Key, Value: a.Place(want, shardmap.Members{}).Encode()}},
 	})
 	if err == nil && !res.OK {
 		return errors.New("the assignment changed meanwhile")

@@ -8,6 +8,7 @@ package shardmap
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -41,6 +42,10 @@ type Assignment struct {
 	// Next is the lowest replica ID that was never given out.
 	Next     uint64    `json:"next"`
 	Replicas []Replica `json:"replicas"`
+	// Former are replicas of earlier assignments that the group had not removed yet
+	// when this one was made. A peer that is placed again while the group still has
+	// its replica keeps it.
+	Former []Replica `json:"former,omitempty"`
 }
 
 // Key is where a shard's assignment is recorded in the meta shard.
@@ -80,6 +85,12 @@ func Decode(key string, value []byte) (Assignment, error) {
 		}
 		seen[r.ID] = true
 	}
+	for _, r := range a.Former {
+		if r.Peer == "" || r.ID == 0 || r.ID >= a.Next || seen[r.ID] {
+			return Assignment{}, fmt.Errorf("assignment at %s: bad former replica %d of peer %q", key, r.ID, r.Peer)
+		}
+		seen[r.ID] = true
+	}
 	return a, nil
 }
 
@@ -100,12 +111,16 @@ type Want struct {
 }
 
 // Place returns the assignment that has exactly the wanted peers, in their order.
-// Replicas of peers that stay keep their IDs; others get new ones. A voter that is
-// to become non-voting is replaced, because raft cannot demote.
-func (a Assignment) Place(want []Want) Assignment {
+// Replicas of peers that stay keep their IDs, as do former ones that the group still
+// has; others get new ones. A voter that is to become non-voting is replaced, because
+// raft cannot demote. A group of which nothing is known is the zero Members.
+func (a Assignment) Place(want []Want, group Members) Assignment {
 	next := Assignment{Shard: a.Shard, Next: max(a.Next, 1)}
+	all := append(slices.Clone(a.Replicas), a.Former...)
 	for _, w := range want {
-		if r, ok := a.Of(w.Peer); ok && (w.Voter || !r.Voter) {
+		i := slices.IndexFunc(all, func(r Replica) bool { return r.Peer == w.Peer })
+		if i >= 0 && (w.Voter || !all[i].Voter) && (i < len(a.Replicas) || group.has(all[i])) {
+			r := all[i]
 			r.Voter = w.Voter
 			next.Replicas = append(next.Replicas, r)
 			continue
@@ -113,14 +128,36 @@ func (a Assignment) Place(want []Want) Assignment {
 		next.Replicas = append(next.Replicas, Replica{Peer: w.Peer, ID: next.Next, Voter: w.Voter})
 		next.Next++
 	}
+	for _, r := range all {
+		if _, placed := next.Of(r.Peer); !placed && group.has(r) {
+			next.Former = append(next.Former, r)
+		}
+	}
 	return next
+}
+
+// Pending lists the peers whose assigned replicas are not in the group yet, or do
+// not vote yet though they are to.
+func (a Assignment) Pending(group Members) []string {
+	var pending []string
+	for _, r := range a.Replicas {
+		if r.Voter && group.Voters[r.ID] != r.Peer || !r.Voter && group.NonVoters[r.ID] != r.Peer {
+			pending = append(pending, r.Peer)
+		}
+	}
+	return pending
+}
+
+// SettledIn tells whether the group has exactly the assigned replicas.
+func (a Assignment) SettledIn(group Members) bool {
+	return len(a.Replicas) == len(group.Voters)+len(group.NonVoters) && len(a.Pending(group)) == 0
 }
 
 // Claim binds the peer's replica to its data folder. A replica that is bound to
 // another folder is given up for a new one, with a new ID. changed is false if the
 // assignment already says so or has no replica of the peer.
 func (a Assignment) Claim(peer, disk string) (next Assignment, changed bool) {
-	next = Assignment{Shard: a.Shard, Next: a.Next}
+	next = Assignment{Shard: a.Shard, Next: a.Next, Former: a.Former}
 	for _, r := range a.Replicas {
 		if r.Peer == peer && r.Disk != disk {
 			if r.Disk != "" {
@@ -137,7 +174,7 @@ func (a Assignment) Claim(peer, disk string) (next Assignment, changed bool) {
 // Renew gives the replica a new ID, because its group has removed the old one and
 // raft does not take that back.
 func (a Assignment) Renew(id uint64) Assignment {
-	next := Assignment{Shard: a.Shard, Next: a.Next}
+	next := Assignment{Shard: a.Shard, Next: a.Next, Former: a.Former}
 	for _, r := range a.Replicas {
 		if r.ID == id {
 			r.ID, r.Disk = next.Next, ""

@@ -77,7 +77,7 @@ func TestGroupsReachTheirAssignments(t *testing.T) {
 					a, _ = a.Claim(victim.Peer, "new disk "+fmt.Sprint(a.Next))
 				}
 			} else {
-				a = a.Place(drawWants(t))
+				a = a.Place(drawWants(t), g.Members)
 			}
 			walk(t, a, g, everyone)
 			for _, r := range a.Replicas {
@@ -125,16 +125,66 @@ func replacedInPlace(a Assignment, s Step) bool {
 // TestADeadNewcomerCostsNoVoter: nobody is removed before a replacement votes.
 func TestADeadNewcomerCostsNoVoter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		a := Found(1, "a", "").Place([]Want{{"a", true}, {"b", true}, {"c", true}})
+		a := Found(1, "a", "").Place([]Want{{"a", true}, {"b", true}, {"c", true}}, Members{})
 		g := &group{
 			Members: Members{Voters: map[uint64]string{1: "a", 2: "b", 3: "c"}, NonVoters: map[uint64]string{}},
 			removed: map[uint64]bool{}, leader: 1,
 		}
-		walk(t, a.Place([]Want{{"a", true}, {"b", true}, {"dead", true}}), g, func(p string) bool { return p != "dead" })
+		walk(t, a.Place([]Want{{"a", true}, {"b", true}, {"dead", true}}, g.Members), g, func(p string) bool { return p != "dead" })
 		if want := map[uint64]string{1: "a", 2: "b", 3: "c"}; !maps.Equal(g.Voters, want) {
 			t.Fatalf("voters are %v", g.Voters)
 		}
 	})
+}
+
+// TestAPeerPlacedAgainKeepsItsReplica while its group still has it: a change that cannot end is taken back without anybody's vote lost.
+func TestAPeerPlacedAgainKeepsItsReplica(t *testing.T) {
+	group := Members{Voters: map[uint64]string{1: "a", 2: "b", 3: "c"}, NonVoters: map[uint64]string{}}
+	three := Found(1, "a", "").Place([]Want{{"a", true}, {"b", true}, {"c", true}}, Members{})
+	three, _ = three.Claim("c", "disk-c")
+	changed := three.Place([]Want{{"a", true}, {"b", true}, {"d", true}}, group)
+	group.NonVoters[4] = "d"
+	elsewhere := changed.Place([]Want{{"a", true}, {"b", true}, {"e", true}}, group)
+	if want := []Replica{{Peer: "d", ID: 4, Voter: true}, {Peer: "c", ID: 3, Voter: true, Disk: "disk-c"}}; !reflect.DeepEqual(elsewhere.Former, want) {
+		t.Errorf("former are %+v", elsewhere.Former)
+	}
+	claimed, _ := elsewhere.Claim("e", "disk-e")
+	for name, a := range map[string]Assignment{"changed": changed, "changed twice": elsewhere, "claimed": claimed, "renewed": elsewhere.Renew(5)} {
+		back := a.Place([]Want{{"a", true}, {"b", true}, {"c", true}}, group)
+		if !reflect.DeepEqual(back.Replicas, three.Replicas) {
+			t.Errorf("%s and taken back: %+v, was %+v", name, back.Replicas, three.Replicas)
+		}
+		if r, _ := a.Place([]Want{{"c", true}}, Members{}).Of("c"); r.ID != a.Next {
+			t.Errorf("%s: after the group has removed it, c has replica %d, next was %d", name, r.ID, a.Next)
+		}
+		if read, err := Decode(Key(1), a.Encode()); err != nil || !reflect.DeepEqual(read, a) {
+			t.Errorf("%s: %+v reads back as %+v, %v", name, a, read, err)
+		}
+	}
+	if wiped, changed := changed.Place([]Want{{"a", true}, {"b", true}, {"c", true}}, group).Claim("c", "another disk"); !changed || wiped.Replicas[2].ID == 3 {
+		t.Errorf("with another disk it keeps its vote: %+v", wiped)
+	}
+	if settled := elsewhere.Place([]Want{{"a", true}}, Members{Voters: map[uint64]string{1: "a", 2: "b", 5: "e"}}); len(settled.Former) != 2 {
+		t.Errorf("what the group has removed is remembered, or what it has is not: %+v", settled.Former)
+	}
+}
+
+func TestPendingReplicas(t *testing.T) {
+	a := Assignment{Shard: 1, Next: 9, Replicas: []Replica{
+		{Peer: "a", ID: 1, Voter: true}, {Peer: "b", ID: 2, Voter: true}, {Peer: "c", ID: 8, Voter: true}, {Peer: "d", ID: 4},
+	}}
+	group := Members{Voters: map[uint64]string{1: "a", 3: "c"}, NonVoters: map[uint64]string{2: "b"}}
+	if pending := a.Pending(group); !reflect.DeepEqual(pending, []string{"b", "c", "d"}) || a.SettledIn(group) {
+		t.Errorf("pending are %v; settled: %v", pending, a.SettledIn(group))
+	}
+	group = Members{Voters: map[uint64]string{1: "a", 2: "b", 3: "c", 8: "c"}, NonVoters: map[uint64]string{4: "d"}}
+	if pending := a.Pending(group); len(pending) > 0 || a.SettledIn(group) {
+		t.Errorf("with one to be removed, pending are %v; settled: %v", pending, a.SettledIn(group))
+	}
+	delete(group.Voters, 3)
+	if !a.SettledIn(group) {
+		t.Error("a group of exactly the assigned replicas is not settled")
+	}
 }
 
 func TestReplicaIDsAreNeverReused(t *testing.T) {
@@ -143,7 +193,7 @@ func TestReplicaIDsAreNeverReused(t *testing.T) {
 		for range 20 {
 			switch rapid.IntRange(0, 2).Draw(t, "kind") {
 			case 0:
-				a = a.Place(drawWants(t))
+				a = a.Place(drawWants(t), Members{})
 			case 1:
 				a, _ = a.Claim(a.Replicas[0].Peer, rapid.SampledFrom([]string{"x", "y"}).Draw(t, "disk"))
 			case 2:
@@ -172,6 +222,8 @@ func TestDamagedAssignmentsAreRefused(t *testing.T) {
 		"no JSON":               {Key(3), "{"},
 		"reused ID":             {Key(3), `{"shard":3,"next":9,"replicas":[{"peer":"a","replicaID":1},{"peer":"b","replicaID":1}]}`},
 		"ID of the future":      {Key(3), `{"shard":3,"next":2,"replicas":[{"peer":"a","replicaID":2}]}`},
+		"former in use":         {Key(3), `{"shard":3,"next":9,"replicas":[{"peer":"a","replicaID":1}],"former":[{"peer":"b","replicaID":1}]}`},
+		"former of the future":  {Key(3), `{"shard":3,"next":2,"replicas":[{"peer":"a","replicaID":1}],"former":[{"peer":"b","replicaID":2}]}`},
 		"no peer":               {Key(3), `{"shard":3,"next":2,"replicas":[{"replicaID":1}]}`},
 	} {
 		if _, err := Decode(c.key, []byte(c.value)); err == nil {

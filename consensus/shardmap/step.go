@@ -8,6 +8,10 @@ type Members struct {
 	Voters, NonVoters map[uint64]string
 }
 
+func (m Members) has(r Replica) bool {
+	return m.Voters[r.ID] == r.Peer || m.NonVoters[r.ID] == r.Peer
+}
+
 // StepKind is what a Step does.
 type StepKind int
 

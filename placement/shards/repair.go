@@ -6,12 +6,9 @@ import (
 	"slices"
 )
 
-// repair is the next step that a shard needs, if any: first replicas on dead or leaving peers,
+// repair is the next step that a settled shard needs, if any: first replicas on dead or leaving peers,
 // then too few copies, then copies that should vote, then too many.
 func (p *planner) repair(s *shard) (Step, bool) {
-	if !p.canDecide(s) {
-		return Step{}, false // it has lost its majority: no change can be agreed on
-	}
 	if bad, ok := p.misplaced(s); ok {
 		if step, ok := p.replace(s, bad); ok {
 			return step, true
@@ -50,13 +47,7 @@ func (p *planner) brokenForGood(s *shard, r Replica) bool {
 
 // replace puts a replica on another peer, or takes it away if the shard can do without it.
 func (p *planner) replace(s *shard, bad Replica) (Step, bool) {
-	reason := fmt.Sprintf("peer %s is dead", bad.Peer)
-	switch q := p.peer(bad.Peer); {
-	case q.state != dead && p.brokenForGood(s, bad):
-		reason = fmt.Sprintf("the replica on peer %s is quarantined", bad.Peer)
-	case q.state == leaving:
-		reason = fmt.Sprintf("peer %s leaves", bad.Peer)
-	}
+	reason := p.whyGone(s, bad)
 	if q := p.candidate(s, bad.Peer); q != nil {
 		return p.step(s, with(without(s, bad.Peer), Replica{Peer: q.ID, Voter: bad.Voter}), reason)
 	}
@@ -77,6 +68,18 @@ func (p *planner) replace(s *shard, bad Replica) (Step, bool) {
 		}
 	}
 	return Step{}, false
+}
+
+// whyGone is what is wrong with a misplaced replica.
+func (p *planner) whyGone(s *shard, bad Replica) string {
+	switch q := p.peer(bad.Peer); {
+	case q.state == dead:
+		return fmt.Sprintf("peer %s is dead", bad.Peer)
+	case p.brokenForGood(s, bad):
+		return fmt.Sprintf("the replica on peer %s is quarantined", bad.Peer)
+	default:
+		return fmt.Sprintf("peer %s leaves", bad.Peer)
+	}
 }
 
 func without(s *shard, peer string) []Replica {

@@ -7,6 +7,9 @@
 // of a shard. A replica that is out of order though its peer lives goes elsewhere when it has not
 // come back within the same time. Voters are never fewer after a step than before, except when a peer leaves on its
 // own wish and nobody can take its place, or when fewer are asked for than there are.
+//
+// A change that is under way is let finish, unless it cannot: a new replica that has not caught up when its peer is
+// dead never will, so another takes its place.
 package shards
 
 import (
@@ -38,10 +41,18 @@ type Assignment struct {
 	Shard    uint64
 	Replicas []Replica
 	Leader   string // where known
-	Busy     bool   // a change is under way: no other may begin
+	Busy     bool   // a change is under way: no other may begin, unless Group shows that this one cannot end
+	// Group is what a busy shard's raft group has come to; nil if nobody could tell, and then the shard is left alone.
+	Group *Group
 	// Broken says since when replicas on living peers have been out of order, by peer. They keep
 	// their places for the hysteresis, as those of dead peers do, and decide nothing meanwhile.
 	Broken map[string]time.Time
+}
+
+// Group is a raft group on its way to its assignment. Peers are in any order.
+type Group struct {
+	Voters  []string // the peers whose replicas vote now, assigned or not
+	Pending []string // the assigned peers whose replicas are not in the group yet, or do not vote yet though they are to
 }
 
 // Options are the numbers of Plan.
@@ -59,8 +70,8 @@ type Step struct {
 	Reason string
 }
 
-// Plan returns at most one step per shard, and none for busy shards. A replica whose peer is not
-// in peers counts as dead for good.
+// Plan returns at most one step per shard, and for busy shards none but what takes the place of a
+// pending replica that will never catch up. A replica whose peer is not in peers counts as dead for good.
 //
 // Steps that repair come for all shards at once; steps that only even out load or zones come one
 // at a time, so that a cluster that has just grown is not all copying at once.
@@ -72,9 +83,8 @@ func Plan(peers []Peer, current []Assignment, o Options, now time.Time) []Step {
 		s := &p.shards[i]
 		if s.busy {
 			busy = true
-			continue
 		}
-		if step, ok := p.repair(s); ok {
+		if step, ok := p.next(s); ok {
 			steps = append(steps, step)
 		}
 	}
@@ -85,6 +95,18 @@ func Plan(peers []Peer, current []Assignment, o Options, now time.Time) []Step {
 		steps = append(steps, step)
 	}
 	return steps
+}
+
+// next is the step that a shard needs, if any and if it can be taken.
+func (p *planner) next(s *shard) (Step, bool) {
+	switch {
+	case !p.canDecide(s):
+		return Step{}, false // it has lost its majority, or nobody knows: no change can be agreed on
+	case s.busy:
+		return p.replan(s)
+	default:
+		return p.repair(s)
+	}
 }
 
 // state is what a peer can be used for.
@@ -117,6 +139,8 @@ type peer struct {
 type shard struct {
 	id       uint64
 	replicas []Replica
+	voting   []string // peers: of a busy shard those that vote now, of another those assigned to
+	pending  []string // peers, of a busy shard only
 	busy     bool
 	broken   map[string]time.Time
 }
@@ -142,7 +166,7 @@ func newPlanner(peers []Peer, current []Assignment, o Options, now time.Time) *p
 	}
 	slices.Sort(p.ids)
 	for _, a := range current {
-		p.shards = append(p.shards, shard{id: a.Shard, replicas: slices.Clone(a.Replicas), busy: a.Busy, broken: a.Broken})
+		p.shards = append(p.shards, newShard(a))
 		for _, r := range a.Replicas {
 			p.peer(r.Peer).load++
 		}
@@ -151,6 +175,21 @@ func newPlanner(peers []Peer, current []Assignment, o Options, now time.Time) *p
 	p.voters, p.copies = sizes(usable, o.Voters)
 	p.most, _ = sizes(math.MaxInt, o.Voters)
 	return p
+}
+
+func newShard(a Assignment) shard {
+	s := shard{id: a.Shard, replicas: slices.Clone(a.Replicas), busy: a.Busy, broken: a.Broken}
+	switch {
+	case !a.Busy:
+		for _, r := range a.Replicas {
+			if r.Voter {
+				s.voting = append(s.voting, r.Peer)
+			}
+		}
+	case a.Group != nil:
+		s.voting, s.pending = a.Group.Voters, a.Group.Pending
+	}
+	return s
 }
 
 // sizes is how many voters and how many copies in all a shard should have on so many peers.
@@ -177,9 +216,11 @@ func (p *planner) peer(id string) *peer {
 	return q
 }
 
-func (s *shard) voters() int {
+func (s *shard) voters() int { return countVoters(s.replicas) }
+
+func countVoters(replicas []Replica) int {
 	n := 0
-	for _, r := range s.replicas {
+	for _, r := range replicas {
 		if r.Voter {
 			n++
 		}
@@ -191,28 +232,30 @@ func (s *shard) has(id string) bool {
 	return slices.ContainsFunc(s.replicas, func(r Replica) bool { return r.Peer == id })
 }
 
-// canDecide tells whether enough voters live to agree on a change.
+// canDecide tells whether enough of those who vote now live to agree on a change. Whoever is only
+// assigned to vote does not count, neither for the majority nor against it.
 func (p *planner) canDecide(s *shard) bool {
 	living := 0
-	for _, r := range s.replicas {
-		if _, broken := s.broken[r.Peer]; broken {
+	for _, id := range s.voting {
+		if _, broken := s.broken[id]; broken {
 			continue
 		}
-		if q := p.peer(r.Peer); r.Voter && (q.state == alive || q.state == leaving && q.Down.IsZero()) {
+		if q := p.peer(id); q.state == alive || q.state == leaving && q.Down.IsZero() {
 			living++
 		}
 	}
-	return living > s.voters()/2
+	return living > len(s.voting)/2
 }
 
 // candidate is the best peer for a new replica of a shard: in a zone that has none of it yet,
 // with the least load for its weight, and then by rendezvous hash, so that equal peers share
-// shards evenly and the same way everywhere. except is left out of the zone count.
+// shards evenly and the same way everywhere. except is left out of the zone count. A peer that
+// still votes for an earlier assignment is none: its voter would have to go before the new replica.
 func (p *planner) candidate(s *shard, except string) *peer {
 	var best *peer
 	for _, id := range p.ids {
 		q := p.peers[id]
-		if q.state != alive || s.has(id) {
+		if q.state != alive || s.has(id) || slices.Contains(s.voting, id) {
 			continue
 		}
 		if best == nil || p.better(s, q, best, except) {

@@ -128,7 +128,7 @@ func (m *Model) stuckShard() string {
 			return fmt.Sprintf("shard %d has no leader", s.number)
 		}
 		moving := m.now-s.reassigned < movingBound
-		if !moving && !settled(s.assignment, s.leads.members) {
+		if !moving && !s.assignment.SettledIn(s.leads.members) {
 			return fmt.Sprintf("shard %d is not held by those to whom it is assigned", s.number)
 		}
 		for _, r := range s.replicas {

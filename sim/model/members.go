@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -46,7 +47,11 @@ func (k *keeper) keep() {
 			want[i] = shardmap.Want{Peer: replica.Peer, Voter: replica.Voter}
 		}
 		k.busy++
-		m.assign(t.node, s, s.assignment.Place(want), func(err error) {
+		var group shardmap.Members
+		if leader := s.leaderFor(t.node); leader != nil {
+			group = leader.members
+		}
+		m.assign(t.node, s, s.assignment.Place(want, group), func(err error) {
 			k.busy--
 			if err == nil {
 				m.note("shard %d is reassigned: %s", s.number, step.Reason)
@@ -82,21 +87,17 @@ func (m *Model) assignments(from *node) []shards.Assignment {
 			all[i].Replicas = append(all[i].Replicas, shards.Replica{Peer: replica.Peer, Voter: replica.Voter})
 		}
 		leader := s.leaderFor(from)
-		if all[i].Busy = leader == nil || !settled(s.assignment, leader.members); leader != nil {
+		all[i].Busy = leader == nil || !s.assignment.SettledIn(leader.members)
+		if leader != nil {
 			all[i].Leader = leader.node.name
+		}
+		if all[i].Busy && leader != nil {
+			all[i].Group = &shards.Group{
+				Voters: slices.Collect(maps.Values(leader.members.Voters)), Pending: s.assignment.Pending(leader.members),
+			}
 		}
 	}
 	return all
-}
-
-// settled tells whether a raft group has exactly the assigned members.
-func settled(a shardmap.Assignment, m shardmap.Members) bool {
-	if len(a.Replicas) != len(m.Voters)+len(m.NonVoters) {
-		return false
-	}
-	return !slices.ContainsFunc(a.Replicas, func(r shardmap.Replica) bool {
-		return r.Voter && m.Voters[r.ID] != r.Peer || !r.Voter && m.NonVoters[r.ID] != r.Peer
-	})
 }
 
 // assign writes an assignment down in the meta shard, if it is still what it was.
@@ -198,7 +199,7 @@ func (r *replica) reconfigure() {
 	r.changing = true
 	r.node.do(stepEvery, "reconfigure", func() {
 		r.changing = false
-		if r.gone || !r.leads || settled(r.shard.assignment, r.members) {
+		if r.gone || !r.leads || r.shard.assignment.SettledIn(r.members) {
 			return
 		}
 		r.step()

@@ -96,7 +96,7 @@ func (c *cluster) place(ctx context.Context, shard uint64) error {
 		}
 		res, err := c.first.host.Propose(ctx, consensus.MetaShard, store.Transaction{
 			Conditions: []store.Condition{{Key: kv.Key, Revision: kv.Mod}},
-			Ops:        []store.Op{{Key: kv.Key, Value: a.Place(want).Encode()}},
+			Ops:        []store.Op{{Key: kv.Key, Value: a.Place(want, shardmap.Members{}).Encode()}},
 		})
 		if err != nil || res.OK {
 			return err
