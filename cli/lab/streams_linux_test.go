@@ -92,7 +92,8 @@ func execTerminal(t *testing.T, c *cluster) {
 		_, _ = io.Copy(&text, keyboard) // it ends with an error when the other side is closed
 		screen <- text.String()
 	}()
-	for _, typed := range []string{"tty\n", "stty size\n", "echo $((6*7))-is-it\n", "exit 5\n"} {
+	// The window's size is a message of its own, which may come after the first keys.
+	for _, typed := range []string{"tty\n", "until stty size; do sleep 0.1; done\n", "echo $((6*7))-is-it\n", "exit 5\n"} {
 		if _, err := keyboard.WriteString(typed); err != nil {
 			t.Fatal(err)
 		}

@@ -25,7 +25,7 @@ func TestBadArguments(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"run", "--faults", "earthquake"}, `there is no fault "earthquake"; there are [crash`},
+		{[]string{"run", "--faults", "earthquake"}, `there is no fault "earthquake"; there are [bit-flip`},
 		{[]string{"check", "/no/such/file"}, "no such file"},
 		{[]string{"run", "--for", "soon"}, "duration"},
 	} {
