@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/logger"
@@ -166,12 +167,30 @@ var (
 	describedIn = regexp.MustCompile(`\[(\d{5,}):(\d{5,})\]`)
 )
 
+// diskTrouble finds, in what dragonboat says, that the disk does not take what is written: a snapshot that cannot be saved stops it like an
+// invariant, and nothing is wrong with the replica. It returns the first line.
+func diskTrouble(text string) (what string, found bool) {
+	for _, trouble := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS} {
+		if strings.Contains(text, trouble.Error()) {
+			what, _, _ = strings.Cut(text, "\n")
+			return what, true
+		}
+	}
+	return "", false
+}
+
 // tell reports the fault to the hosts that it may concern; false if there is none.
 // Without a trace of the replica the fault is every host's, of which a process has one
 // outside tests.
 func (a *attribution) tell(text, stack string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if what, found := diskTrouble(text); found {
+		for h := range a.hosts {
+			go h.fail(Fault{Kind: FaultDisk, What: what})
+		}
+		return len(a.hosts) > 0
+	}
 	for _, found := range receivers.FindAllStringSubmatch(stack, -1) {
 		address, err := strconv.ParseUint(found[1], 16, 64)
 		if o, known := a.replicas[uintptr(address)]; err == nil && known {
