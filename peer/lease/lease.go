@@ -87,6 +87,10 @@ func (t *Table) findMedian(now Moment) {
 			clocks = append(clocks, read.ahead+read.at.base())
 		}
 	}
+	if len(clocks) == 1 {
+		// A table that has just begun may have heard of nobody but the one whose clock is wrong, so this peer's own has a say as well.
+		clocks = append(clocks, now.base())
+	}
 	t.median = median{at: now.Up}
 	if len(clocks) > 0 {
 		slices.Sort(clocks)

@@ -34,6 +34,9 @@ func TestMedianOfManyClocks(t *testing.T) {
 			for _, ahead := range aheadOf {
 				all = append(all, ahead)
 			}
+			if len(all) == 1 {
+				all = append(all, jumped) // the own clock has a say as well
+			}
 			slices.Sort(all)
 			middle, slack := (len(all)-1)/2, 0
 			if len(all) >= 16 {
@@ -45,4 +48,16 @@ func TestMedianOfManyClocks(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestTheFirstToRenewIsNotBelieved: a new table that has heard of one node only does not take that node's clock for right when it is ahead.
+func TestTheFirstToRenewIsNotBelieved(t *testing.T) {
+	var table Table
+	now := Moment{Wall: time.Unix(1_800_000_000, 0), Up: time.Hour}
+	for by, want := range map[time.Duration]time.Duration{21 * time.Second: 0, -21 * time.Second: 21 * time.Second} {
+		table.Renew("n4", now.Wall, by, now)
+		if got := table.Ahead(now); got != want {
+			t.Errorf("a node is %s ahead of this peer, which takes itself to be %s ahead; want %s", by, got, want)
+		}
+	}
 }
