@@ -38,8 +38,14 @@ func (h *Host) Propose(ctx context.Context, shard uint64, tx store.Transaction) 
 			prepared.Stamp = h.clock.now()
 		}
 		res, uncertain, err := h.propose(ctx, shard, store.AppendTransaction(nil, prepared))
-		if err != nil || !res.Forgotten {
+		if err != nil {
 			return res, err
+		}
+		if uncertain && res.MayHold(tx) {
+			return res, shardError(shard, ErrUnknownOutcome, errors.New("its conditions failed, but an earlier attempt may still be applied"))
+		}
+		if !res.Forgotten {
+			return res, nil
 		}
 		// Too old for the shard's memory of requests. If it cannot have been applied
 		// before, it only was slow: a new stamp helps.

@@ -427,3 +427,31 @@ func TestRevisionsReadBack(t *testing.T) {
 		t.Errorf("%v became %v", when, got)
 	}
 }
+
+// TestRefusedRequestsMaySucceedLater: of two attempts of one request the first may be refused and the second not, if what stood in the way is
+// gone by then. Whoever has another attempt under way must not believe the refusal.
+func TestRefusedRequestsMaySucceedLater(t *testing.T) {
+	s := New(1, Limits{})
+	first, _ := s.Apply(write("k", 1))
+	create := write("k", 2)
+	create.ID[0], create.Conditions = 1, []Condition{{Key: "k"}}
+	update := write("k", 3)
+	update.ID[0], update.Conditions = 2, []Condition{{Key: "k", Revision: first.Revisions[0] - Tick}}
+	both := create
+	both.ID[0], both.Conditions = 3, append(update.Conditions, Condition{Key: "other"})
+	for _, c := range []struct {
+		tx   Transaction
+		want bool
+	}{{create, true}, {update, false}, {both, false}} {
+		if refused, _ := s.Apply(c.tx); refused.OK || refused.MayHold(c.tx) != c.want {
+			t.Errorf("%+v: %+v, may hold later: %t", c.tx, refused, refused.MayHold(c.tx))
+		}
+	}
+	s.Apply(Transaction{Ops: []Op{{Key: "k", Delete: true}}})
+	if again, _ := s.Apply(create); !again.OK || again.MayHold(create) {
+		t.Errorf("the second attempt to create: %+v", again)
+	}
+	if again, _ := s.Apply(update); again.OK {
+		t.Errorf("the second attempt to update: %+v", again)
+	}
+}

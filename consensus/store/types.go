@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/hex"
 	"errors"
+	"slices"
 )
 
 // ErrCompacted reports that a revision is older than the history reaches back.
@@ -78,6 +79,17 @@ type Result struct {
 	// Failed holds the current KV of each condition that did not hold, Mod 0 for an
 	// absent key.
 	Failed []KV
+}
+
+// MayHold tells whether the conditions of a transaction that failed may hold later on: a key that is there may be gone by then, while a revision
+// that was overtaken never comes back. Failures are not remembered, so another attempt of the same request may succeed.
+func (r Result) MayHold(tx Transaction) bool {
+	if r.OK || len(r.Failed) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(tx.Conditions, func(c Condition) bool {
+		return c.Revision != 0 && slices.ContainsFunc(r.Failed, func(kv KV) bool { return kv.Key == c.Key })
+	})
 }
 
 // Event is one change of one key, or a progress mark.
