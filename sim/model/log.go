@@ -124,10 +124,7 @@ func revision(o placement.Object) store.Revision {
 
 // tellLeader delivers a change of the meta shard to the leader of another one. A leader that cannot be told reads everything anew later.
 func (m *Model) tellLeader(turns *leader, from *node, before, now placement.Object, gone bool) {
-	if turns.feed.from != from {
-		// Who follows a shard resumes elsewhere from what it has seen: what is on its way comes before what the next one tells.
-		turns.feed = stream{from: from, to: turns.node, last: turns.feed.last}
-	}
+	turns.feed.from, turns.feed.to = from, turns.node // whoever tells it goes on where the other one has stopped
 	state := turns.state
 	if turns.stale {
 		return

@@ -136,6 +136,7 @@ func (m *Model) send(from, to *node, kind string, do func()) {
 type stream struct {
 	from, to *node
 	last     time.Duration // when the last message arrives
+	waiting  []func()      // messages under way
 }
 
 // send tells whether the message is under way; if not, the connection is broken.
@@ -160,7 +161,13 @@ func (c *stream) send(m *Model, kind string, least time.Duration, do func()) boo
 		}
 	}
 	c.last = max(c.last, m.now+delay)
-	c.to.do(c.last-m.now, kind, do)
+	c.waiting = append(c.waiting, do)
+	// Whichever step comes first, also when the machine that receives becomes faster meanwhile: messages keep their order.
+	c.to.do(c.last-m.now, kind, func() {
+		next := c.waiting[0]
+		c.waiting = c.waiting[1:]
+		next()
+	})
 	return true
 }
 

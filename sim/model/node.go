@@ -462,7 +462,7 @@ func (n *node) guard() {
 			}
 		}
 	}
-	if !n.connected() || n.ails() || m.now-n.renewed > 2*lease.RenewInterval {
+	if !n.connected() || n.ails() || m.now-n.heartbeat > 2*lease.RenewInterval {
 		n.watch()
 	}
 }

@@ -25,7 +25,10 @@ type request struct {
 	shard    *shard
 	entry    entry
 	deadline time.Duration
-	sent     bool
+	tries    int
+	arrived  []int // tries that came to a leader
+	failed   []int // tries of which it is certain that they have done nothing, and will not
+	sent     int
 	over     bool
 	then     func(store.Result, error)
 }
@@ -94,49 +97,66 @@ func (r *request) attempt() {
 		return
 	}
 	if m.now >= r.deadline {
-		if r.over = true; r.sent {
+		if r.over = true; r.sent > 0 {
 			r.then(store.Result{}, errUnknown)
 		} else {
 			r.then(store.Result{}, errNoLeader)
 		}
 		return
 	}
+	r.tries++
+	try := r.tries
 	leader := r.shard.leaderFor(r.from)
 	if leader == nil {
-		r.from.do(retryPropose, "propose", r.attempt)
+		r.from.do(retryPropose, "propose", func() { r.again(try) })
 		return
 	}
-	r.sent = true
+	r.sent++
 	if leader.node == r.from {
-		r.arrive(leader)
+		r.arrive(leader, try)
 	} else {
-		m.send(r.from, leader.node, "propose", func() { r.arrive(leader) })
+		m.send(r.from, leader.node, "propose", func() { r.arrive(leader, try) })
 	}
-	r.from.do(attemptTimeout, "propose again", r.attempt)
+	r.from.do(attemptTimeout, "propose again", func() { r.again(try) })
+}
+
+// again makes the next attempt after one that has failed, or was not answered, once.
+func (r *request) again(after int) {
+	if r.tries == after {
+		r.attempt()
+	}
 }
 
 // arrive is the request at a leader.
-func (r *request) arrive(leader *replica) {
+func (r *request) arrive(leader *replica, try int) {
+	if slices.Contains(r.arrived, try) {
+		return // a connection brings it once
+	}
+	r.arrived = append(r.arrived, try)
 	e := r.entry // each attempt is an entry of its own, and the state machine knows the ID
 	leader.propose(&e, func(result store.Result, err error) {
 		if leader.node == r.from {
-			r.answer(result, err)
+			r.answer(try, result, err)
 			return
 		}
-		r.model.send(leader.node, r.from, "outcome", func() { r.answer(result, err) })
+		r.model.send(leader.node, r.from, "outcome", func() { r.answer(try, result, err) })
 	})
 }
 
-func (r *request) answer(result store.Result, err error) {
+func (r *request) answer(try int, result store.Result, err error) {
 	if r.over {
 		return
 	}
 	if err != nil {
-		r.from.do(retryPropose, "propose", r.attempt)
+		if !slices.Contains(r.failed, try) {
+			r.failed = append(r.failed, try)
+			r.from.do(retryPropose, "propose", func() { r.again(try) })
+		}
 		return
 	}
 	r.over = true
-	if result.Forgotten {
+	// Another try may still be under way, and find what this one has missed.
+	if result.Forgotten || r.sent-len(r.failed) > 1 && result.MayHold(*r.entry.tx) {
 		err = errUnknown
 	}
 	r.then(result, err)

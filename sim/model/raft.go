@@ -258,7 +258,7 @@ func (r *replica) replicate(id uint64) {
 		return
 	}
 	// Only what this leader has applied itself: nobody is ever ahead of it, so reads and turns may trust its state.
-	p.inflight, p.sent, p.commit = true, r.model.now, r.applied
+	p.inflight, p.sent = true, r.model.now
 	term := r.term
 	if p.next <= r.base {
 		s := r.snapshot()
@@ -340,7 +340,8 @@ func (r *replica) onAppend(from *replica, term, prev, prevTerm uint64, entries [
 			return
 		}
 		r.learn(min(commit, through))
-		r.model.send(r.node, from.node, "ack", func() { from.onAck(r.id, term, through) })
+		knows := min(commit, through)
+		r.model.send(r.node, from.node, "ack", func() { from.onAck(r.id, term, through, knows) })
 	})
 }
 
@@ -362,7 +363,7 @@ func (r *replica) onSnapshot(from *replica, term uint64, s snapshot) {
 		r.restore(s)
 	}
 	r.sync(func() {
-		r.model.send(r.node, from.node, "ack", func() { from.onAck(r.id, term, s.index) })
+		r.model.send(r.node, from.node, "ack", func() { from.onAck(r.id, term, s.index, s.index) })
 	})
 }
 
@@ -375,7 +376,8 @@ func (r *replica) onReject(id, term, prev, hint uint64) {
 	r.replicate(id)
 }
 
-func (r *replica) onAck(id, term, match uint64) {
+// onAck takes in how far another replica's log agrees with this one's, and what it knows to be committed of that.
+func (r *replica) onAck(id, term, match, commit uint64) {
 	p := r.progress[id]
 	if r.gone || r.role != leading || r.term != term || p == nil {
 		return
@@ -384,7 +386,7 @@ func (r *replica) onAck(id, term, match uint64) {
 	if match > p.match {
 		p.match = match
 	}
-	p.next = max(p.next, p.match+1)
+	p.next, p.commit = max(p.next, p.match+1), max(p.commit, commit)
 	r.advance()
 	if p.match < r.last() {
 		r.replicate(id)

@@ -71,7 +71,7 @@ type entry struct {
 // progress is what a leader knows of another replica.
 type progress struct {
 	match, next uint64
-	commit      uint64 // that it was told
+	commit      uint64 // that it is known to have been told
 	sent        time.Duration
 	inflight    bool
 }
