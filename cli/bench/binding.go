@@ -69,7 +69,7 @@ func measureLeader(ctx context.Context, s *session) (rows []Row, err error) {
 	}
 	pattern := "^BenchmarkLeader$"
 	if s.cfg.Quick {
-		pattern += "/pods=20000$"
+		pattern += "/./pods=20000$"
 	}
 	var sizes []goBenchmark
 	err = s.step("take over shards of 20,000 and 150,000 pods and change some", func() (err error) {
