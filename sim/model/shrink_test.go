@@ -17,7 +17,7 @@ func TestShrinking(t *testing.T) {
 		scenario     string
 	}{
 		{model.BugNoFencingTime, "identity", 2, `
-seed 2
+seed 3
 nodes 5 zones 3
 shards 2
 deployment web replicas 6 cpu 250m memory 128Mi
