@@ -93,7 +93,7 @@ func execTerminal(t *testing.T, c *cluster) {
 		screen <- text.String()
 	}()
 	// The window's size is a message of its own, which may come after the first keys.
-	for _, typed := range []string{"tty\n", "until stty size; do sleep 0.1; done\n", "echo $((6*7))-is-it\n", "exit 5\n"} {
+	for _, typed := range []string{"tty\n", "until stty size 2>&1 | grep 77; do sleep 0.1; done\n", "echo $((6*7))-is-it\n", "exit 5\n"} {
 		if _, err := keyboard.WriteString(typed); err != nil {
 			t.Fatal(err)
 		}
