@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -111,6 +112,7 @@ func failOver(loader func() clientcmd.ClientConfig) func(*rest.Config) *rest.Con
 		}
 		config.Host = chosen
 		config.Dial = dialAny(hostPorts(hosts))
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return retryRefused{next} })
 		return config
 	}
 }
