@@ -60,7 +60,10 @@ func (h *Host) restartReplica(r *replica) error {
 		if err := h.stopReplica(d.Shard, d.Replica); err != nil {
 			return err
 		}
-		return h.startReplica(d)
+		if err := h.startReplica(d); err != nil {
+			h.cfg.Logger.Debug("the replica has not stopped altogether yet and is started by the reconciler", "shard", d.Shard, "err", err)
+		}
+		return nil
 	}
 	return nil
 }

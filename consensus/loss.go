@@ -94,7 +94,7 @@ func (h *Host) inspect(ctx context.Context, shard uint64) *Loss {
 		}
 	}
 	slices.SortFunc(loss.Copies, fresher)
-	members := h.statusOf(shard).Members
+	members := h.statusOf(shard).Replicas()
 	if len(loss.Copies) > 0 && len(loss.Copies[0].Members) > 0 {
 		members = loss.Copies[0].Members
 	}

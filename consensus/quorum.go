@@ -10,7 +10,7 @@ import (
 // voters it has in all, as this host knows them.
 func (h *Host) missing(shard uint64) (gone []string, voters int) {
 	alive := append(h.cfg.Peers(), h.cfg.PeerID)
-	for _, m := range h.statusOf(shard).Members {
+	for _, m := range h.statusOf(shard).Replicas() {
 		if !m.Voter {
 			continue
 		}

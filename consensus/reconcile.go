@@ -78,9 +78,11 @@ func (h *Host) reconcileShard(ctx context.Context, a shardmap.Assignment) error 
 			have = true
 			continue
 		}
+		// Its group may need it to agree on the very change that removes it.
+		stopped := h.keepRunning(d)
 		gone, err := h.purgeIfRemoved(ctx, d)
 		if err != nil || !gone {
-			return err
+			return errors.Join(stopped, err)
 		}
 	}
 	if !wanted {
@@ -99,11 +101,16 @@ func (h *Host) reconcileShard(ctx context.Context, a shardmap.Assignment) error 
 	} else if err := h.disk.put(d); err != nil {
 		return err
 	}
-	if _, running := h.replica(a.Shard); running {
-		return nil
-	}
 	if d.Quarantine != "" {
 		return h.renew(ctx, d)
+	}
+	return h.keepRunning(d)
+}
+
+// keepRunning starts a replica that has stopped, unless it is to stay so.
+func (h *Host) keepRunning(d diskReplica) error {
+	if _, running := h.replica(d.Shard); running || d.Removing || d.Quarantine != "" {
+		return nil
 	}
 	if err := h.startReplica(d); err != nil {
 		return err

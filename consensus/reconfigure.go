@@ -55,8 +55,9 @@ func (h *Host) stepShard(ctx context.Context, r *replica) (acted bool, err error
 	if err != nil {
 		return false, err
 	}
-	if asAssigned(a, m) {
-		return false, h.wakeDeaf(ctx, r, m)
+	// Whoever is deaf never catches up either, so a change may wait for this.
+	if err := h.wakeDeaf(ctx, r, m); err != nil || asAssigned(a, m) {
+		return false, err
 	}
 	// The cached assignment is good enough to see that something is to be done, not
 	// to do it: a removal cannot be taken back.

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/lni/dragonboat/v4"
@@ -21,19 +22,19 @@ func (h *Host) Status() []ShardStatus {
 // here and else from the peers that hold it. Errors: those of Get.
 func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 	known := h.statusOf(shard)
-	if known.Local && known.Leader != "" {
+	if known.answersWhere() {
 		return known, nil
 	}
 	var there ShardStatus
 	err := h.reach(ctx, shard,
 		func(context.Context, *replica) error {
-			if there = h.statusOf(shard); there.Leader == "" {
+			if there = h.statusOf(shard); !there.answersWhere() {
 				return &tryAgain{cause: dragonboat.ErrShardNotReady}
 			}
 			return nil
 		},
 		func(ctx context.Context, peer string) (err error) {
-			if there, err = h.statusAt(ctx, peer, shard); err == nil && (!there.Local || there.Leader == "") {
+			if there, err = h.statusAt(ctx, peer, shard); err == nil && !there.answersWhere() {
 				return &tryAgain{cause: dragonboat.ErrShardNotReady}
 			}
 			return err
@@ -46,6 +47,25 @@ func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 		known.Assigned = there.Assigned
 	}
 	return known, nil
+}
+
+// answersWhere says that the status is from a replica that knows its group and its leader.
+func (s ShardStatus) answersWhere() bool { return s.Local && s.Leader != "" && s.Members != nil }
+
+// Held lists the shards that count on this host: it is assigned a replica, or has one that its group has not removed yet, running or not.
+func (h *Host) Held() []uint64 {
+	held := map[uint64]bool{}
+	for _, d := range h.disk.replicas() {
+		if !d.Removing {
+			held[d.Shard] = true
+		}
+	}
+	for _, a := range h.routes.all() {
+		if _, assigned := a.Of(h.cfg.PeerID); assigned {
+			held[a.Shard] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(held))
 }
 
 // Quarantined lists the shards whose replica here is left stopped, with the reason.
@@ -74,10 +94,9 @@ func (h *Host) describe(shard uint64, infos []dragonboat.ShardInfo) ShardStatus 
 	peers := map[uint64]string{}
 	if a, ok := h.routes.assignment(shard); ok {
 		for _, r := range a.Replicas {
-			s.Members = append(s.Members, Member{Peer: r.Peer, ReplicaID: r.ID, Voter: r.Voter})
+			s.Assigned = append(s.Assigned, Member{Peer: r.Peer, ReplicaID: r.ID, Voter: r.Voter})
 			peers[r.ID] = r.Peer
 		}
-		s.Assigned = slices.Clone(s.Members)
 	}
 	h.mu.Lock()
 	s.Trouble = h.trouble[shard]

@@ -82,8 +82,8 @@ type ShardStatus struct {
 	// Leader is the peer believed to lead the shard, "" if none is known.
 	Leader string
 	Term   uint64
-	// Members are the shard's replicas: with a local replica as its raft group has
-	// them, without one as they are assigned.
+	// Members are the shard's replicas as its raft group had them when a replica last
+	// read that, nil if none was asked yet. See Replicas.
 	Members []Member
 	// Quarantine is why the local replica is left stopped, "" if it is not. It is
 	// replaced by itself once the shard has a majority without it.
@@ -92,6 +92,15 @@ type ShardStatus struct {
 	Assigned []Member
 	// Trouble is one sentence on why the local replica does not work, "" if it does.
 	Trouble string
+}
+
+// Replicas are the shard's replicas as well as they are known: the group's own list,
+// or else those that are assigned, which may not be in the group yet or any more.
+func (s ShardStatus) Replicas() []Member {
+	if s.Members != nil {
+		return s.Members
+	}
+	return s.Assigned
 }
 
 // Member is one replica of a shard.

@@ -201,7 +201,7 @@ func (p *Peer) leaders(ctx context.Context) []shards.Assignment {
 			status = there
 		}
 		assignment := shards.Assignment{Shard: status.Shard, Leader: status.Leader}
-		for _, member := range status.Members {
+		for _, member := range status.Replicas() {
 			assignment.Replicas = append(assignment.Replicas, shards.Replica{Peer: member.Peer, Voter: member.Voter})
 		}
 		current = append(current, assignment)

@@ -117,14 +117,7 @@ func (p *Peer) leaveCluster(ctx context.Context, progress func(string)) error {
 func (p *Peer) awaitNoReplicas(ctx context.Context, progress func(string)) error {
 	last := -1
 	for {
-		held := 0
-		for _, status := range p.host.Status() {
-			for _, member := range status.Members {
-				if member.Peer == p.self.ID {
-					held++
-				}
-			}
-		}
+		held := len(p.host.Held())
 		if held == 0 {
 			return nil
 		}

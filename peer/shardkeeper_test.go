@@ -136,6 +136,11 @@ func (c *kept) keep(what string, floor int, done func(shards map[uint64]consensu
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+	for name, host := range c.hosts {
+		for _, s := range host.Status() {
+			c.t.Logf("%s: %+v", name, s)
+		}
+	}
 	c.t.Fatalf("%s: %v", what, err)
 }
 
@@ -146,7 +151,7 @@ func (c *kept) led(shard uint64) (latest consensus.ShardStatus, found bool) {
 			continue
 		}
 		for _, s := range host.Status() {
-			if s.Shard == shard && s.Leading && (!found || s.Term > latest.Term) {
+			if s.Shard == shard && s.Leading && s.Members != nil && (!found || s.Term > latest.Term) {
 				latest, found = s, true
 			}
 		}

@@ -91,7 +91,7 @@ func (p *Peer) describeShards(ctx context.Context, s *admin.Status) {
 	statuses := p.host.Status()
 	var all sync.WaitGroup
 	for i := range statuses {
-		if statuses[i].Local && statuses[i].Leader != "" {
+		if statuses[i].Members != nil && statuses[i].Leader != "" {
 			continue
 		}
 		// Others know more about a shard without a leader or a replica here.
@@ -135,7 +135,7 @@ func describeShard(status consensus.ShardStatus, alive map[string]bool, name fun
 		Shard: status.Shard, Leader: status.Leader, Local: status.Local, Applied: uint64(status.Revision), Trouble: status.Trouble,
 		Quarantine: status.Quarantine,
 	}
-	for _, member := range status.Members {
+	for _, member := range status.Replicas() {
 		if !member.Voter {
 			shard.NonVoters = append(shard.NonVoters, member.Peer)
 			continue
@@ -152,7 +152,7 @@ func describeShard(status consensus.ShardStatus, alive map[string]bool, name fun
 
 // moves compares what is assigned with what a shard's group is.
 func moves(status consensus.ShardStatus, name func(string) string) []string {
-	if len(status.Assigned) == 0 {
+	if len(status.Assigned) == 0 || status.Members == nil {
 		return nil
 	}
 	var list []string
