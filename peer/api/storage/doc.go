@@ -13,7 +13,7 @@
 //
 // A resourceVersion is a store.Revision. Revisions of one shard share their low
 // bits, so each is unique over all shards, and a shard whose last revision lies in
-// some tick assigns no further one in that tick (see closedThrough).
+// some tick assigns no further one in that tick (see merge.ClosedThrough).
 //
 // A read of one namespace asks its shard alone. A read over namespaces first makes
 // every shard confirm its last revision, takes the highest of them, lets the shards

@@ -16,6 +16,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 
 	"shoal/consensus"
+	"shoal/consensus/merge"
 	"shoal/consensus/store"
 )
 
@@ -92,7 +93,7 @@ func (s *Storage) listOne(ctx context.Context, key string, want wanted, sink *li
 	if err := s.reach(ctx, shard, want.exact); err != nil {
 		return 0, err
 	}
-	result, err := s.list(ctx, shard, consensus.ListOptions{Start: key, End: key + "\x00", At: onShard(shard, want.exact)}, s.level(shard, want.exact))
+	result, err := s.list(ctx, shard, consensus.ListOptions{Start: key, End: key + "\x00", At: merge.OnShard(shard, want.exact)}, s.level(shard, want.exact))
 	if err == nil && len(result.KVs) > 0 {
 		_, err = sink.add(ctx, result.KVs[0])
 	}
@@ -259,7 +260,7 @@ func (r *rangeReader) next(ctx context.Context) ([]store.KV, error) {
 	}
 	r.start = end + "\x00"
 	r.page = min(r.page*2, lastPage)
-	return mergeKeys(lists), nil
+	return merge.Keys(lists), nil
 }
 
 func (r *rangeReader) read(ctx context.Context, shard uint64) (consensus.ListResult, error) {
@@ -268,7 +269,7 @@ func (r *rangeReader) read(ctx context.Context, shard uint64) (consensus.ListRes
 	case r.snap.loose:
 		return r.s.list(ctx, shard, options, consensus.Local)
 	case r.snap.rev != 0:
-		options.At = onShard(shard, r.snap.rev)
+		options.At = merge.OnShard(shard, r.snap.rev)
 		return r.s.list(ctx, shard, options, r.s.level(shard, r.snap.rev))
 	case !r.want.newest && (r.want.minimum == 0 || r.s.reached(shard, r.want.minimum)):
 		return r.s.list(ctx, shard, options, consensus.Local)

@@ -11,6 +11,7 @@ import (
 	kstorage "k8s.io/apiserver/pkg/storage"
 
 	"shoal/consensus"
+	"shoal/consensus/merge"
 	"shoal/consensus/store"
 )
 
@@ -80,7 +81,7 @@ func (s *Storage) read(ctx context.Context, shard uint64, key string, minimum st
 		level = consensus.Local
 	}
 	kv, at, err := s.get(ctx, shard, key, level)
-	if err != nil || closedThrough(at) >= minimum {
+	if err != nil || merge.ClosedThrough(at) >= minimum {
 		return kv, max(at, minimum), err
 	}
 	if err := s.reach(ctx, shard, minimum); err != nil {
@@ -93,7 +94,7 @@ func (s *Storage) read(ctx context.Context, shard uint64, key string, minimum st
 // reached says that a local replica of the shard shows everything up to rev.
 func (s *Storage) reached(shard uint64, rev store.Revision) bool {
 	view, here := s.host.Local(shard)
-	return here && closedThrough(view.Revision()) >= rev
+	return here && merge.ClosedThrough(view.Revision()) >= rev
 }
 
 // reach makes the shard pass rev, so that it can assign nothing at or below it any
@@ -109,7 +110,7 @@ func (s *Storage) reach(ctx context.Context, shard uint64, rev store.Revision) e
 		if rev.Time().Sub(now.Time()) > futureWait {
 			return tooLarge(rev, now)
 		}
-		err := s.close(ctx, shard, closeTarget(shard, rev))
+		err := s.close(ctx, shard, merge.CloseTarget(shard, rev))
 		if !errors.Is(err, consensus.ErrFuture) {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 	kstorage "k8s.io/apiserver/pkg/storage"
 
 	"shoal/consensus"
+	"shoal/consensus/merge"
 	"shoal/consensus/store"
 )
 
@@ -110,7 +111,7 @@ func (p *pods) pass(ctx context.Context, t *testing.T, rev store.Revision) {
 	t.Helper()
 	shards, err := p.shards.All(ctx)
 	if err == nil {
-		err = p.closeAll(ctx, shards, (rev+store.Tick)|tickMask)
+		err = p.closeAll(ctx, shards, merge.ClosedThrough(rev+store.Tick))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +193,7 @@ func (r *renumbered) follow(rev store.Revision) {
 		r.mu.Lock()
 		frontier := r.frontier
 		r.mu.Unlock()
-		if closedThrough(frontier) >= rev || r.t.Context().Err() != nil {
+		if merge.ClosedThrough(frontier) >= rev || r.t.Context().Err() != nil {
 			return
 		}
 		r.stream.ask()

@@ -10,6 +10,7 @@ import (
 	kstorage "k8s.io/apiserver/pkg/storage"
 
 	"shoal/consensus"
+	"shoal/consensus/merge"
 	"shoal/consensus/store"
 )
 
@@ -71,13 +72,13 @@ func (s *Storage) closeAll(ctx context.Context, shards []uint64, rev store.Revis
 // one transaction of any of them, or that this cannot be found out.
 func (s *Storage) cuts(ctx context.Context, shards []uint64, rev store.Revision) bool {
 	for _, shard := range shards {
-		if view, here := s.host.Local(shard); here && closedThrough(view.Revision()) >= rev {
+		if view, here := s.host.Local(shard); here && merge.ClosedThrough(view.Revision()) >= rev {
 			if view.Whole(rev) > rev {
 				return true
 			}
 			continue
 		}
-		at := onShard(shard, rev)
+		at := merge.OnShard(shard, rev)
 		result, err := s.list(ctx, shard, consensus.ListOptions{Prefix: s.keys.root(), CountOnly: true, At: at}, consensus.Linearizable)
 		if err != nil || result.Whole > at {
 			return true
@@ -150,7 +151,7 @@ func (s *Storage) atLeast(ctx context.Context, shards []uint64, rev store.Revisi
 		if err != nil || highest >= rev {
 			return highest, err
 		}
-		if closedThrough(highest) >= rev {
+		if merge.ClosedThrough(highest) >= rev {
 			return rev, nil
 		}
 		if now := s.host.Now(); rev.Time().Sub(now.Time()) > futureWait || time.Now().After(deadline) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"shoal/consensus"
+	"shoal/consensus/merge"
 	"shoal/consensus/store"
 )
 
@@ -70,7 +71,7 @@ func (s *Storage) openStream(ctx context.Context, shards []uint64, prefix string
 	for _, shard := range shards {
 		// A shard's own revision at or below after: marks of its progress are then
 		// never held back for being below. 0 would mean from now on.
-		watch, err := s.host.Watch(ctx, shard, consensus.WatchOptions{Prefix: prefix, After: max(onShard(shard, after), 1)})
+		watch, err := s.host.Watch(ctx, shard, consensus.WatchOptions{Prefix: prefix, After: max(merge.OnShard(shard, after), 1)})
 		if err != nil {
 			for _, opened := range watches {
 				opened.Stop()
@@ -160,7 +161,7 @@ type fan struct {
 	host    *consensus.Host
 	shards  []uint64
 	watches []*consensus.Watch
-	merger  *merger
+	merger  *merge.Merger
 	// closed reports attempts to close a shard; closing says which are under way,
 	// agreed what was confirmed, and marked what a mark was asked for at, per shard.
 	closed  chan attempt
@@ -181,7 +182,7 @@ type attempt struct {
 func newFan(host *consensus.Host, shards []uint64, watches []*consensus.Watch, after store.Revision) *fan {
 	return &fan{
 		host: host, shards: shards, watches: watches,
-		merger:  newMerger(shards, after),
+		merger:  merge.New(shards, after),
 		closed:  make(chan attempt, len(shards)),
 		closing: make([]bool, len(shards)),
 		agreed:  make([]store.Revision, len(shards)),
@@ -201,8 +202,8 @@ func (f *fan) run(ctx context.Context, st *stream, grown growth) {
 	var reported store.Revision
 	for {
 		if len(next.events) < maxBacklog && next.size < maxBacklogBytes {
-			next.add(f.merger.release(maxBacklog, maxBacklogBytes))
-			next.frontier = f.merger.frontier()
+			next.add(f.merger.Release(maxBacklog, maxBacklogBytes))
+			next.frontier = f.merger.Frontier()
 		}
 		choice[caseOut].Chan, choice[caseOut].Send = reflect.Value{}, reflect.Value{}
 		if len(next.events) > 0 || next.frontier > reported {
@@ -235,7 +236,7 @@ func (f *fan) run(ctx context.Context, st *stream, grown growth) {
 				st.err = f.ended(index)
 				return
 			}
-			f.merger.push(index, received.Interface().([]store.Event))
+			f.merger.Push(index, received.Interface().([]store.Event))
 		}
 	}
 }
@@ -243,7 +244,7 @@ func (f *fan) run(ctx context.Context, st *stream, grown growth) {
 // ended says why a shard's watch ended.
 func (f *fan) ended(index int) error {
 	err := f.watches[index].Err()
-	if errors.Is(err, consensus.ErrSlowWatcher) && len(f.merger.behind(f.merger.newestWaiting())) > 0 {
+	if errors.Is(err, consensus.ErrSlowWatcher) && len(f.merger.Behind(f.merger.NewestWaiting())) > 0 {
 		return errUnordered
 	}
 	return err
@@ -282,7 +283,7 @@ func (f *fan) choice(ctx context.Context, st *stream, grown growth) []reflect.Se
 func (f *fan) receive(choice []reflect.SelectCase) {
 	for i, watch := range f.watches {
 		choice[firstWatch+i].Chan = reflect.Value{}
-		if !f.merger.crowded(i, maxBacklog, maxBacklogBytes) {
+		if !f.merger.Crowded(i, maxBacklog, maxBacklogBytes) {
 			choice[firstWatch+i].Chan = reflect.ValueOf(watch.Events())
 		}
 	}
@@ -299,16 +300,16 @@ func (f *fan) advance() {
 // close asks the shards that keep events or a requested frontier waiting to tell
 // when they have passed, and to close if they have not.
 func (f *fan) close(ctx context.Context) {
-	upTo := f.merger.newestWaiting()
+	upTo := f.merger.NewestWaiting()
 	if time.Now().Before(f.advancing) {
-		upTo = max(upTo, f.merger.highest())
+		upTo = max(upTo, f.merger.Highest())
 	}
 	if upTo == 0 {
 		return
 	}
-	for _, index := range f.merger.behind(upTo) {
+	for _, index := range f.merger.Behind(upTo) {
 		shard := f.shards[index]
-		target := closeTarget(shard, upTo)
+		target := merge.CloseTarget(shard, upTo)
 		if f.marked[index] < target {
 			f.marked[index] = target
 			f.watches[index].Mark(target)

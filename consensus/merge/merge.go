@@ -1,4 +1,9 @@
-package storage
+// Package merge makes one stream, in the order of revisions, of the streams of several shards.
+//
+// It is pure: peer/api/storage pushes what real watches deliver, sim/model what simulated replicas have applied. The order rests on closed
+// timestamps: a shard that has reached a revision assigns no lower one any more, and shards that keep an event waiting are asked to pass it
+// (CloseTarget), as with CockroachDB's closed timestamps.
+package merge
 
 import (
 	"container/heap"
@@ -8,11 +13,11 @@ import (
 	"shoal/consensus/store"
 )
 
-// merger merges the event streams of several shards into one in revision order. An
+// Merger merges the event streams of several shards into one in revision order. An
 // event is released once no other shard can assign a lower revision any more. It is
 // a pure data structure: the streams' goroutines push into it, and it says which
 // shards keep it waiting.
-type merger struct {
+type Merger struct {
 	lanes []lane
 	ready laneHeap
 	// released is the revision of the last event that was released.
@@ -30,9 +35,9 @@ type lane struct {
 	closed, last store.Revision
 }
 
-// newMerger starts all streams at after, which every shard must have passed.
-func newMerger(shards []uint64, after store.Revision) *merger {
-	m := &merger{}
+// New starts all streams at after, which every shard must have passed.
+func New(shards []uint64, after store.Revision) *Merger {
+	m := &Merger{}
 	for _, shard := range shards {
 		m.lanes = append(m.lanes, lane{shard: shard, closed: after, last: after})
 	}
@@ -40,12 +45,12 @@ func newMerger(shards []uint64, after store.Revision) *merger {
 	return m
 }
 
-// push appends a batch of the stream with the given index in newMerger's shards.
-func (m *merger) push(index int, batch []store.Event) {
+// Push appends a batch of the stream with the given index in New's shards.
+func (m *Merger) Push(index int, batch []store.Event) {
 	l := &m.lanes[index]
 	waiting := len(l.queue) > 0
 	for _, event := range batch {
-		l.closed = max(l.closed, closedThrough(event.Revision))
+		l.closed = max(l.closed, ClosedThrough(event.Revision))
 		l.last = max(l.last, event.Revision)
 		if !event.Progress {
 			l.queue = append(l.queue, event)
@@ -57,16 +62,16 @@ func (m *merger) push(index int, batch []store.Event) {
 	}
 }
 
-// crowded says whether the stream's waiting events are at least as many, or their
+// Crowded says whether the stream's waiting events are at least as many, or their
 // values at least as large.
-func (m *merger) crowded(index, events, size int) bool {
+func (m *Merger) Crowded(index, events, size int) bool {
 	l := &m.lanes[index]
 	return len(l.queue) >= events || l.size >= size
 }
 
-// release takes out events whose place in the order is certain, up to a number and
+// Release takes out events whose place in the order is certain, up to a number and
 // about a size in bytes; at least one if there is one.
-func (m *merger) release(events, size int) []store.Event {
+func (m *Merger) Release(events, size int) []store.Event {
 	var released []store.Event
 	taken := 0
 	horizon := m.horizon()
@@ -97,7 +102,7 @@ func (m *merger) release(events, size int) []store.Event {
 
 // horizon is the revision up to which every event has arrived: streams with waiting
 // events are known at least up to those, so only the empty ones bound it.
-func (m *merger) horizon() store.Revision {
+func (m *Merger) horizon() store.Revision {
 	horizon := store.Revision(1<<63 - 1)
 	for i := range m.lanes {
 		if l := &m.lanes[i]; len(l.queue) == 0 {
@@ -107,10 +112,10 @@ func (m *merger) horizon() store.Revision {
 	return horizon
 }
 
-// frontier is a revision up to which every event has been released. It is one that
+// Frontier is a revision up to which every event has been released. It is one that
 // some shard has reached, not merely the end of its tick, because clients are told:
 // a list after that shows what the shards have reached, and must not be older.
-func (m *merger) frontier() store.Revision {
+func (m *Merger) Frontier() store.Revision {
 	frontier := m.lanes[0].closed
 	for i := range m.lanes {
 		l := &m.lanes[i]
@@ -128,8 +133,8 @@ func (m *merger) frontier() store.Revision {
 	return reached
 }
 
-// highest is the highest revision known of any stream.
-func (m *merger) highest() store.Revision {
+// Highest is the highest revision known of any stream.
+func (m *Merger) Highest() store.Revision {
 	var highest store.Revision
 	for i := range m.lanes {
 		highest = max(highest, m.lanes[i].closed)
@@ -137,8 +142,8 @@ func (m *merger) highest() store.Revision {
 	return highest
 }
 
-// newestWaiting is the highest revision among the waiting events, 0 if none waits.
-func (m *merger) newestWaiting() store.Revision {
+// NewestWaiting is the highest revision among the waiting events, 0 if none waits.
+func (m *Merger) NewestWaiting() store.Revision {
 	var newest store.Revision
 	for i := range m.lanes {
 		if queue := m.lanes[i].queue; len(queue) > 0 {
@@ -148,8 +153,8 @@ func (m *merger) newestWaiting() store.Revision {
 	return newest
 }
 
-// behind lists the indexes of the streams that are not known up to rev.
-func (m *merger) behind(rev store.Revision) []int {
+// Behind lists the indexes of the streams that are not known up to rev.
+func (m *Merger) Behind(rev store.Revision) []int {
 	var behind []int
 	for i := range m.lanes {
 		if m.lanes[i].closed < rev {
@@ -177,9 +182,9 @@ func (h *laneHeap) Pop() any {
 	return last
 }
 
-// mergeKeys merges lists that are sorted by key, with no key in two of them, into
+// Keys merges lists that are sorted by key, with no key in two of them, into
 // one.
-func mergeKeys(lists [][]store.KV) []store.KV {
+func Keys(lists [][]store.KV) []store.KV {
 	lists = slices.DeleteFunc(slices.Clone(lists), func(l []store.KV) bool { return len(l) == 0 })
 	if len(lists) == 1 {
 		return lists[0]

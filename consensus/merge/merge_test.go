@@ -1,4 +1,4 @@
-package storage
+package merge
 
 import (
 	"fmt"
@@ -51,10 +51,10 @@ func inOrder(histories [][]store.Event, after store.Revision) []store.Event {
 
 // feed pushes the histories' parts after a revision in some interleaving, and calls
 // check after each push with what has been released so far.
-func feed(t *rapid.T, m *merger, shards []uint64, histories [][]store.Event, after store.Revision, check func(released []store.Event)) []store.Event {
+func feed(t *rapid.T, m *Merger, shards []uint64, histories [][]store.Event, after store.Revision, check func(released []store.Event)) []store.Event {
 	rest := make([][]store.Event, len(histories))
 	for i := range histories {
-		start := sort.Search(len(histories[i]), func(k int) bool { return histories[i][k].Revision > onShard(shards[i], after) })
+		start := sort.Search(len(histories[i]), func(k int) bool { return histories[i][k].Revision > OnShard(shards[i], after) })
 		rest[i] = histories[i][start:]
 	}
 	var released []store.Event
@@ -70,10 +70,10 @@ func feed(t *rapid.T, m *merger, shards []uint64, histories [][]store.Event, aft
 		}
 		i := rapid.SampledFrom(open).Draw(t, "shard")
 		n := rapid.IntRange(1, len(rest[i])).Draw(t, "batch")
-		m.push(i, rest[i][:n])
+		m.Push(i, rest[i][:n])
 		rest[i] = rest[i][n:]
 		for {
-			some := m.release(rapid.IntRange(1, 5).Draw(t, "at once"), rapid.IntRange(1, 5).Draw(t, "of size"))
+			some := m.Release(rapid.IntRange(1, 5).Draw(t, "at once"), rapid.IntRange(1, 5).Draw(t, "of size"))
 			if len(some) == 0 {
 				break
 			}
@@ -84,7 +84,7 @@ func feed(t *rapid.T, m *merger, shards []uint64, histories [][]store.Event, aft
 }
 
 // waiting counts the events that were not released.
-func (m *merger) waiting() int {
+func (m *Merger) waiting() int {
 	n := 0
 	for i := range m.lanes {
 		n += len(m.lanes[i].queue)
@@ -106,10 +106,10 @@ func TestMergeOrdersStreams(t *testing.T) {
 		shards := drawShards(t)
 		histories := drawHistory(t, shards)
 		want := inOrder(histories, 0)
-		m := newMerger(shards, 0)
+		m := New(shards, 0)
 		released := feed(t, m, shards, histories, 0, func(released []store.Event) {
 			requirePrefix(t, released, want)
-			frontier := m.frontier()
+			frontier := m.Frontier()
 			if len(released) > 0 && frontier < released[len(released)-1].Revision {
 				t.Fatalf("frontier %d is below the released event %d", frontier, released[len(released)-1].Revision)
 			}
@@ -118,14 +118,14 @@ func TestMergeOrdersStreams(t *testing.T) {
 			}
 		})
 		// what was held back comes as soon as every shard has passed it
-		if newest := m.newestWaiting(); newest != 0 {
-			for _, i := range m.behind(newest) {
-				m.push(i, []store.Event{{Progress: true, Revision: closeTarget(shards[i], newest)}})
+		if newest := m.NewestWaiting(); newest != 0 {
+			for _, i := range m.Behind(newest) {
+				m.Push(i, []store.Event{{Progress: true, Revision: CloseTarget(shards[i], newest)}})
 			}
-			if left := m.behind(newest); len(left) > 0 {
+			if left := m.Behind(newest); len(left) > 0 {
 				t.Fatalf("shards %v are behind %d after they have reached their targets", left, newest)
 			}
-			released = append(released, m.release(1000, 1000)...)
+			released = append(released, m.Release(1000, 1000)...)
 		}
 		requirePrefix(t, released, want)
 		if len(released) != len(want) || m.waiting() != 0 {
@@ -145,7 +145,7 @@ func TestMergeResumesAnywhere(t *testing.T) {
 		}
 		after := rapid.SampledFrom(all).Draw(t, "after").Revision
 		want := inOrder(histories, after)
-		m := newMerger(shards, after)
+		m := New(shards, after)
 		released := feed(t, m, shards, histories, after, func(released []store.Event) { requirePrefix(t, released, want) })
 		if m.waiting()+len(released) != len(want) {
 			t.Fatalf("after %d: %d released, %d waiting, %d expected", after, len(released), m.waiting(), len(want))
@@ -174,7 +174,7 @@ func TestMergeKeys(t *testing.T) {
 			i := rapid.IntRange(0, len(lists)-1).Draw(t, "list")
 			lists[i] = append(lists[i], store.KV{Key: key})
 		}
-		merged := mergeKeys(lists)
+		merged := Keys(lists)
 		if len(merged) != len(keys) {
 			t.Fatalf("%d keys, want %d", len(merged), len(keys))
 		}
@@ -194,19 +194,19 @@ func TestCloseTargetSettles(t *testing.T) {
 		rev := store.Revision(rapid.Int64Range(int64(store.Tick), 1<<61).Draw(t, "revision"))
 		highest := rev
 		for _, shard := range drawShards(t) {
-			target := closeTarget(shard, rev)
-			if closedThrough(target) < rev {
+			target := CloseTarget(shard, rev)
+			if ClosedThrough(target) < rev {
 				t.Fatalf("shard %d at %d is not closed through %d", shard, target, rev)
 			}
 			if target.Shard() != shard {
 				t.Fatalf("%d is not a revision of shard %d", target, shard)
 			}
-			if own := onShard(shard, rev); own > rev || own < 0 || own > 0 && (own.Shard() != shard || own+store.Tick <= rev) {
+			if own := OnShard(shard, rev); own > rev || own < 0 || own > 0 && (own.Shard() != shard || own+store.Tick <= rev) {
 				t.Fatalf("%d is not shard %d's last revision at %d", own, shard, rev)
 			}
 			highest = max(highest, target)
 		}
-		if highest > closedThrough(rev) {
+		if highest > ClosedThrough(rev) {
 			t.Fatalf("closing up to %d leaves its tick: %d", rev, highest)
 		}
 	})

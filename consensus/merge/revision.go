@@ -1,32 +1,32 @@
-package storage
+package merge
 
 import "shoal/consensus/store"
 
 // tickMask covers the low bits of a revision, which number the shard.
 const tickMask = store.Tick - 1
 
-// closedThrough is the highest revision at or below which a shard that has reached
+// ClosedThrough is the highest revision at or below which a shard that has reached
 // last can assign nothing more: its next revision has the same low bits in a later
 // tick.
-func closedThrough(last store.Revision) store.Revision {
+func ClosedThrough(last store.Revision) store.Revision {
 	if last <= 0 {
 		return 0
 	}
 	return last | tickMask
 }
 
-// closeTarget is the revision that a shard has to reach so that it is closed
+// CloseTarget is the revision that a shard has to reach so that it is closed
 // through upTo. It lies in upTo's own tick. Asking for upTo itself would push shards
 // with lower numbers into the next tick, the next reader would push the others
 // after them, and an idle cluster would write for ever.
-func closeTarget(shard uint64, upTo store.Revision) store.Revision {
+func CloseTarget(shard uint64, upTo store.Revision) store.Revision {
 	return upTo&^tickMask | store.Revision(shard)&tickMask
 }
 
-// onShard is the shard's own revision whose state is the shard's state at rev: the
+// OnShard is the shard's own revision whose state is the shard's state at rev: the
 // highest one at or below it, 0 if there is none.
-func onShard(shard uint64, rev store.Revision) store.Revision {
-	at := closeTarget(shard, rev)
+func OnShard(shard uint64, rev store.Revision) store.Revision {
+	at := CloseTarget(shard, rev)
 	if at > rev {
 		at -= store.Tick
 	}
