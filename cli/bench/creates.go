@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 
 	"shoal/cli/bench/load"
@@ -162,7 +163,7 @@ func seeEverywhere(ctx context.Context, clients []*kubernetes.Clientset, names [
 	var all sync.WaitGroup
 	for i, api := range clients {
 		all.Go(func() {
-			failed[i] = until(ctx, 10*time.Second, 50*time.Millisecond, func() (bool, error) {
+			failed[i] = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
 				for _, name := range names {
 					if _, err := api.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err != nil {
 						return false, nil // not there yet

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -177,7 +178,7 @@ func makePod(ctx context.Context, api kubernetes.Interface, namespace string, n 
 
 // awaitAccounts waits for the service accounts without which there are no pods.
 func awaitAccounts(ctx context.Context, api kubernetes.Interface, names []string) error {
-	return until(ctx, 30*time.Second, 100*time.Millisecond, func() (bool, error) {
+	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
 		for _, name := range names {
 			if _, err := api.CoreV1().ServiceAccounts(name).Get(ctx, "default", metav1.GetOptions{}); err != nil {
 				return false, nil // not there yet

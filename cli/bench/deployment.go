@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -128,6 +129,6 @@ func scale(ctx context.Context, api kubernetes.Interface, replicas int32, done f
 	if err != nil {
 		return 0, err
 	}
-	err = until(ctx, 2*time.Minute, 25*time.Millisecond, func() (bool, error) { return done(ctx) })
+	err = wait.PollUntilContextTimeout(ctx, 25*time.Millisecond, 2*time.Minute, true, done)
 	return time.Since(begun), err
 }

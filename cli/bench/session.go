@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 
 	"shoal/cli/lab"
@@ -112,7 +113,7 @@ func awaitVoters(ctx context.Context, l *lab.Lab) error {
 		want = 1 // two voters are worse than one
 	}
 	last := ""
-	err := until(ctx, 60*time.Second, 200*time.Millisecond, func() (bool, error) {
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, 60*time.Second, true, func(ctx context.Context) (bool, error) {
 		text, err := l.Peers[0].Command(ctx, "status", "-o", "json")
 		if err != nil {
 			return false, err
@@ -133,22 +134,6 @@ func awaitVoters(ctx context.Context, l *lab.Lab) error {
 		return fmt.Errorf("%s: %w", last, err)
 	}
 	return err
-}
-
-// until asks again and again until check says yes or fails, or the time is up.
-func until(ctx context.Context, limit, pause time.Duration, check func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for {
-		if done, err := check(); done || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
-		}
-	}
 }
 
 // loadAverage is the machine's load over the last minute; figures taken on a busy machine say little.

@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"sync"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"shoal/consensus"
 	"shoal/consensus/shardmap"
@@ -128,17 +131,15 @@ func (c *cluster) settle(ctx context.Context) error {
 
 // poll asks until check is content; what it says last is the error.
 func poll(ctx context.Context, check func() (string, bool)) error {
-	for {
-		why, ok := check()
-		if ok {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", why, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
-		}
+	var why string
+	err := wait.PollUntilContextCancel(ctx, 20*time.Millisecond, true, func(context.Context) (ok bool, _ error) {
+		why, ok = check()
+		return ok, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", why, err)
 	}
+	return nil
 }
 
 // key is the n-th key and its shard.
@@ -190,8 +191,11 @@ func (c *cluster) Kill(ctx context.Context) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Somewhere between two heartbeats, as deaths are.
-	time.Sleep(time.Duration(time.Now().UnixNano() % int64(200*time.Millisecond)))
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(rand.N(200 * time.Millisecond)): // somewhere between two heartbeats, as deaths are
+	}
 	if err := c.others[at].Process.Kill(); err != nil {
 		return nil, err
 	}
