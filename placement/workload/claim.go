@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"iter"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,6 +53,35 @@ func (o owner) claim(child placement.Object) (mine, change bool) {
 	default:
 		return false, false
 	}
+}
+
+// candidates yields the pods that may be the owner's: those that name it, and those of its namespace that have no controller.
+func (o owner) candidates(v *placement.View) iter.Seq[*placement.Pod] {
+	return func(yield func(*placement.Pod) bool) {
+		for _, candidates := range [][]*placement.Pod{v.PodsOf(o.object.GetUID()), v.Orphans(o.object.GetNamespace())} {
+			for _, p := range candidates {
+				if p.Object.Namespace == o.object.GetNamespace() && !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// settle is for a child whose references must change: it plans the child's adoption, or its release if it is not the owner's, and returns
+// the child as it will be, which may be changed further before the plan is handed out.
+func settle[T interface {
+	placement.Object
+	DeepCopy() T
+}](o owner, plan *placement.Plan, seen T, mine bool) T {
+	want := seen.DeepCopy()
+	if mine {
+		o.adopt(want)
+	} else {
+		o.release(want)
+	}
+	plan.Add(placement.Updating(placement.Update, seen, want))
+	return want
 }
 
 // adopt makes the owner the controller of a child, in place.

@@ -130,35 +130,24 @@ func (d *daemonSet) liveRevisions() map[string]bool {
 // findPods claims the set's pods and sorts them by the node they are on or for.
 func (d *daemonSet) findPods() {
 	byNode := map[string][]*corev1.Pod{}
-	for _, candidates := range [][]*placement.Pod{d.view.PodsOf(d.seen.UID), d.view.Orphans(d.seen.Namespace)} {
-		for _, p := range candidates {
-			pod := p.Object
-			if pod.Namespace != d.seen.Namespace {
-				continue
-			}
-			mine, change := d.claim(pod)
-			if change {
-				want := pod.DeepCopy()
-				if mine {
-					d.adopt(want)
-				} else {
-					d.release(want)
-				}
-				d.plan.Add(placement.Updating(placement.Update, pod, want))
-			}
-			if !mine {
-				continue
-			}
-			d.live[pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey]] = true
-			if placement.Finished(pod) && pod.DeletionTimestamp != nil {
-				continue // as good as gone
-			}
-			if pod.Spec.NodeName == "" {
-				d.waiting++
-			}
-			name := targetNode(pod)
-			byNode[name] = append(byNode[name], pod)
+	for p := range d.candidates(d.view) {
+		pod := p.Object
+		mine, change := d.claim(pod)
+		if change {
+			settle(d.owner, d.plan, pod, mine)
 		}
+		if !mine {
+			continue
+		}
+		d.live[pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey]] = true
+		if placement.Finished(pod) && pod.DeletionTimestamp != nil {
+			continue // as good as gone
+		}
+		if pod.Spec.NodeName == "" {
+			d.waiting++
+		}
+		name := targetNode(pod)
+		byNode[name] = append(byNode[name], pod)
 	}
 	for _, n := range d.view.Nodes() {
 		pods := byNode[n.Name]

@@ -90,9 +90,10 @@ func (r *rollout) refuseEmptySelector() {
 // sets whose template is the Deployment's, the oldest.
 func (r *rollout) findSets() {
 	o := newOwner(r.seen, deploymentKind, r.seen.Spec.Selector)
-	for _, rs := range r.view.ReplicaSets.In(r.seen.Namespace) {
+	// Of and Orphans, not all of the namespace: those are as many as its Deployments have had templates.
+	for _, rs := range slices.Concat(r.view.ReplicaSets.Of(r.seen.UID), r.view.ReplicaSets.Orphans(r.seen.Namespace)) {
 		mine, change := o.claim(rs)
-		if !mine && !change {
+		if rs.Namespace != r.seen.Namespace || !mine && !change {
 			continue
 		}
 		want := rs.DeepCopy()

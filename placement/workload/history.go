@@ -44,15 +44,8 @@ func findHistory(v *placement.View, o owner, plan *placement.Plan) *history {
 			}
 			mine, change := o.claim(seen)
 			if change {
-				want := seen.DeepCopy()
-				if mine {
-					o.adopt(want)
-				} else {
-					o.release(want)
-				}
-				plan.Add(placement.Updating(placement.Update, seen, want))
-				h.changed[seen.Name] = want
-				seen = want
+				seen = settle(o, plan, seen, mine)
+				h.changed[seen.Name] = seen
 			}
 			if mine {
 				h.revisions = append(h.revisions, seen)

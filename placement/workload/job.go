@@ -97,6 +97,12 @@ func tracked(pod *corev1.Pod) bool {
 	return slices.Contains(pod.Finalizers, batchv1.JobTrackingFinalizer)
 }
 
+func track(pod *corev1.Pod) {
+	if !tracked(pod) {
+		pod.Finalizers = append(pod.Finalizers, batchv1.JobTrackingFinalizer)
+	}
+}
+
 func untrack(pod *corev1.Pod) {
 	pod.Finalizers = slices.DeleteFunc(pod.Finalizers, func(f string) bool { return f == batchv1.JobTrackingFinalizer })
 }
@@ -170,39 +176,28 @@ func (j *job) replacesFailedOnly() bool {
 // findPods claims the Job's pods.
 func (j *job) findPods() {
 	uncounted := ptr.Deref(j.seen.Status.UncountedTerminatedPods, batchv1.UncountedTerminatedPods{})
-	for _, candidates := range [][]*placement.Pod{j.view.PodsOf(j.seen.UID), j.view.Orphans(j.seen.Namespace)} {
-		for _, candidate := range candidates {
-			pod := candidate.Object
-			if pod.Namespace != j.seen.Namespace {
-				continue
+	for candidate := range j.candidates(j.view) {
+		pod := candidate.Object
+		mine, change := j.claim(pod)
+		if change {
+			pod = settle(j.owner, j.plan, pod, mine)
+			if mine {
+				track(pod)
+			} else {
+				untrack(pod)
 			}
-			mine, change := j.claim(pod)
-			if change {
-				want := pod.DeepCopy()
-				if mine {
-					j.adopt(want)
-					if !tracked(want) {
-						want.Finalizers = append(want.Finalizers, batchv1.JobTrackingFinalizer)
-					}
-				} else {
-					j.release(want)
-					untrack(want)
-				}
-				j.plan.Add(placement.Updating(placement.Update, pod, want))
-				pod = want
-			}
-			if !mine {
-				continue
-			}
-			p := &jobPod{pod: pod, index: indexOf(pod), tracked: tracked(pod), changed: change}
-			if p.index >= j.limit {
-				p.index = -1
-			}
-			p.listed = slices.Contains(uncounted.Succeeded, pod.UID) || slices.Contains(uncounted.Failed, pod.UID)
-			p.failed = pod.Status.Phase == corev1.PodFailed ||
-				!j.replacesFailedOnly() && pod.DeletionTimestamp != nil && pod.Status.Phase != corev1.PodSucceeded
-			j.pods = append(j.pods, p)
 		}
+		if !mine {
+			continue
+		}
+		p := &jobPod{pod: pod, index: indexOf(pod), tracked: tracked(pod), changed: change}
+		if p.index >= j.limit {
+			p.index = -1
+		}
+		p.listed = slices.Contains(uncounted.Succeeded, pod.UID) || slices.Contains(uncounted.Failed, pod.UID)
+		p.failed = pod.Status.Phase == corev1.PodFailed ||
+			!j.replacesFailedOnly() && pod.DeletionTimestamp != nil && pod.Status.Phase != corev1.PodSucceeded
+		j.pods = append(j.pods, p)
 	}
 	slices.SortStableFunc(j.pods, func(a, b *jobPod) int {
 		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.pod.Name, b.pod.Name))

@@ -29,31 +29,22 @@ type replicas struct {
 
 // claimPods finds the owner's pods and adds adoptions and releases to the plan.
 func (r *replicas) claimPods(v *placement.View, plan *placement.Plan) {
-	namespace := r.object.GetNamespace()
-	for _, candidates := range [][]*placement.Pod{v.PodsOf(r.object.GetUID()), v.Orphans(namespace)} {
-		for _, pod := range candidates {
-			if pod.Object.Namespace != namespace || placement.Finished(pod.Object) {
-				continue
-			}
-			mine, change := r.claim(pod.Object)
-			if change {
-				want := pod.Object.DeepCopy()
-				if mine {
-					r.adopt(want)
-				} else {
-					r.release(want)
-				}
-				plan.Add(placement.Updating(placement.Update, pod.Object, want))
-			}
-			switch {
-			case !mine:
-			case pod.Object.DeletionTimestamp != nil:
-				r.terminating++
-			default:
-				r.active = append(r.active, pod)
-				if pod.Object.Spec.NodeName == "" {
-					r.waiting++
-				}
+	for pod := range r.candidates(v) {
+		if placement.Finished(pod.Object) {
+			continue
+		}
+		mine, change := r.claim(pod.Object)
+		if change {
+			settle(r.owner, plan, pod.Object, mine)
+		}
+		switch {
+		case !mine:
+		case pod.Object.DeletionTimestamp != nil:
+			r.terminating++
+		default:
+			r.active = append(r.active, pod)
+			if pod.Object.Spec.NodeName == "" {
+				r.waiting++
 			}
 		}
 	}

@@ -84,37 +84,26 @@ func PlanStatefulSet(v *placement.View, set *appsv1.StatefulSet, now time.Time) 
 
 // findMembers claims the set's pods. One that has its labels but not its name belongs to somebody else.
 func (s *statefulSet) findMembers() {
-	for _, candidates := range [][]*placement.Pod{s.view.PodsOf(s.seen.UID), s.view.Orphans(s.seen.Namespace)} {
-		for _, p := range candidates {
-			if p.Object.Namespace != s.seen.Namespace {
-				continue
-			}
-			ordinal, named := ordinalOf(s.seen.Name, p.Object.Name)
-			mine, change := s.claim(p.Object)
-			if !named {
-				// Its own pod under a foreign name is released, a foreign one left alone.
-				change = mine && !change && s.seen.DeletionTimestamp == nil || !mine && change
-				mine = false
-			}
-			pod := p.Object
-			if change {
-				want := pod.DeepCopy()
-				if mine {
-					s.adopt(want)
-				} else {
-					s.release(want)
-				}
-				s.plan.Add(placement.Updating(placement.Update, pod, want))
-			}
-			if !mine {
-				continue
-			}
-			m := &member{pod: pod, ordinal: ordinal}
-			if s.inRange(ordinal) {
-				s.replicas[ordinal] = m
-			} else {
-				s.condemned = append(s.condemned, m)
-			}
+	for p := range s.candidates(s.view) {
+		pod := p.Object
+		ordinal, named := ordinalOf(s.seen.Name, pod.Name)
+		mine, change := s.claim(pod)
+		if !named {
+			// Its own pod under a foreign name is released, a foreign one left alone.
+			change = mine && !change && s.seen.DeletionTimestamp == nil || !mine && change
+			mine = false
+		}
+		if change {
+			settle(s.owner, s.plan, pod, mine)
+		}
+		if !mine {
+			continue
+		}
+		m := &member{pod: pod, ordinal: ordinal}
+		if s.inRange(ordinal) {
+			s.replicas[ordinal] = m
+		} else {
+			s.condemned = append(s.condemned, m)
 		}
 	}
 	slices.SortFunc(s.condemned, func(a, b *member) int { return cmp.Compare(b.ordinal, a.ordinal) })

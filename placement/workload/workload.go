@@ -27,35 +27,32 @@ import (
 func Plan(v *placement.View, ref placement.Ref, now time.Time) placement.Plan {
 	switch ref.Kind {
 	case placement.KindDeployment:
-		if d, ok := v.Deployments.Get(ref.Namespace, ref.Name); ok {
-			return PlanDeployment(v, d, now)
-		}
+		return planNamed(v, &v.Deployments, PlanDeployment, ref, now)
 	case placement.KindReplicaSet:
-		if rs, ok := v.ReplicaSets.Get(ref.Namespace, ref.Name); ok {
-			return PlanReplicaSet(v, rs, now)
-		}
+		return planNamed(v, &v.ReplicaSets, PlanReplicaSet, ref, now)
 	case placement.KindReplicationController:
-		if rc, ok := v.Replication.Get(ref.Namespace, ref.Name); ok {
-			return PlanReplicationController(v, rc, now)
-		}
+		return planNamed(v, &v.Replication, PlanReplicationController, ref, now)
 	case placement.KindStatefulSet:
-		if set, ok := v.StatefulSets.Get(ref.Namespace, ref.Name); ok {
-			return PlanStatefulSet(v, set, now)
-		}
+		return planNamed(v, &v.StatefulSets, PlanStatefulSet, ref, now)
 	case placement.KindDaemonSet:
-		if set, ok := v.DaemonSets.Get(ref.Namespace, ref.Name); ok {
-			return PlanDaemonSet(v, set, now)
-		}
+		return planNamed(v, &v.DaemonSets, PlanDaemonSet, ref, now)
 	case placement.KindBudget:
-		if b, ok := v.Budgets.Get(ref.Namespace, ref.Name); ok {
-			return PlanBudget(v, b, now)
-		}
+		return planNamed(v, &v.Budgets, PlanBudget, ref, now)
 	case placement.KindCronJob:
-		if o, ok := v.CronJobs.Get(ref.Namespace, ref.Name); ok {
-			return PlanCronJob(v, o, now)
-		}
+		return planNamed(v, &v.CronJobs, PlanCronJob, ref, now)
 	case placement.KindJob:
 		return planJobRef(v, ref.NamespacedName, now)
+	default:
+		return placement.Plan{}
+	}
+}
+
+// planNamed plans the object of a table that ref names.
+func planNamed[T placement.Object](
+	v *placement.View, objects *placement.Table[T], plan func(*placement.View, T, time.Time) placement.Plan, ref placement.Ref, now time.Time,
+) placement.Plan {
+	if o, ok := objects.Get(ref.Namespace, ref.Name); ok {
+		return plan(v, o, now)
 	}
 	return placement.Plan{}
 }
