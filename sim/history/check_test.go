@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -18,6 +19,50 @@ func TestGoodHistoriesPass(t *testing.T) {
 			t.Error(v)
 		}
 	})
+}
+
+// TestGoodHistoriesPassUnwatched: the same where no watch tells which writes of unknown outcome took effect, and at which revision.
+func TestGoodHistoriesPassUnwatched(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := drawHistory(t)
+		h.Watches = nil
+		for _, v := range Check(h, Options{}) {
+			t.Error(v)
+		}
+	})
+}
+
+// TestUnknownWritesAreReadAtOneRevision: a write of unknown outcome that no watch covers may be read, but everywhere as the same version, never
+// after what came later, and not once something else is known to have been there all the time.
+func TestUnknownWritesAreReadAtOneRevision(t *testing.T) {
+	made := Object{Key: "t/a", UID: "1", Value: "v1", Revision: 10}
+	create := Operation{ID: 1, Kind: Create, Key: "t/a", Value: "v1", Invoke: 1, Return: 2, Outcome: Unknown}
+	get := func(id int, at time.Duration, o Object) Operation {
+		return Operation{ID: id, Client: id, Kind: Get, Key: "t/a", Invoke: at, Return: at + 1, Outcome: OK, Object: &o}
+	}
+	update := func(id int, at time.Duration, known int64) Operation {
+		return Operation{ID: id, Client: id, Kind: Update, Key: "t/a", Value: "v2", Precondition: known, Invoke: at, Return: at + 1, Outcome: OK,
+			Object: &Object{Key: "t/a", UID: "1", Value: "v2", Revision: 20}}
+	}
+	later, other := made, made
+	later.Revision, other.Value = 15, "v3"
+	for name, c := range map[string]struct {
+		operations []Operation
+		good       bool
+	}{
+		"read twice":                             {[]Operation{create, get(2, 5, made), get(3, 7, made)}, true},
+		"read at two revisions":                  {[]Operation{create, get(2, 5, made), get(3, 7, later)}, false},
+		"changed by somebody who knows":          {[]Operation{create, update(2, 5, 10), get(3, 7, Object{Key: "t/a", UID: "1", Value: "v2", Revision: 20})}, true},
+		"read before, and changed":               {[]Operation{create, get(2, 5, made), update(3, 7, 10)}, true},
+		"read at one revision, changed at other": {[]Operation{create, get(2, 5, made), update(3, 7, 15)}, false},
+		"read after it was changed":              {[]Operation{create, update(2, 5, 10), get(3, 7, made)}, false},
+		"read as what nobody wrote":              {[]Operation{create, get(2, 5, other)}, false},
+	} {
+		found := Check(&History{Operations: c.operations}, Options{})
+		if good := len(found) == 0; good != c.good {
+			t.Errorf("%s: found %v", name, found)
+		}
+	}
 }
 
 // breaks are the ways in which a store may break a promise. Each changes a good history and says whether it could.

@@ -54,7 +54,11 @@ func (l *changeLog) lost(op *Operation, item Object, there bool) string {
 	}
 	for i := range l.h.Operations {
 		other := &l.h.Operations[i]
-		if other.Kind == Delete && other.Key == op.Key && other.Outcome != Failed && other.Return > op.Invoke {
+		if other.Kind != Delete || other.Key != op.Key {
+			continue
+		}
+		// One whose outcome nobody was told may have come long after its client gave up.
+		if other.Outcome == Unknown || other.Outcome == OK && other.Return > op.Invoke {
 			return ""
 		}
 	}

@@ -25,17 +25,31 @@ type step struct {
 	optional bool
 }
 
-// state is that of one object. Revision is that of the last change that is known, also of an object that is gone.
+// state is that of one object. Revision is that of the last change that is known, also of an object that is gone. Open says that another
+// change came after it of which only that is known: its revision is higher.
 type state struct {
 	exists     bool
 	uid, value string
 	revision   int64
+	open       bool
+}
+
+// mayBe tells whether the object's last change can have been at a revision.
+func (s state) mayBe(revision int64) bool {
+	return revision == s.revision && !s.open || revision > s.revision && s.open
+}
+
+// pinned is the state once its revision is known.
+func (s state) pinned(revision int64) state {
+	s.revision, s.open = revision, false
+	return s
 }
 
 // checkLinearizable looks, for every object, for one order of its operations that agrees with real time and with every answer.
 //
 // Operations of unknown outcome are what makes this search explode, so everything else that is known narrows them down: one whose
-// value was seen has had its effect before that, and one whose effect some watch would have seen, and did not, had none.
+// value was seen has had its effect before that, and one whose effect some watch would have seen, and did not, had none. Of what no watch
+// covered, the revision is the one that a read has shown, or else any that is high enough.
 func checkLinearizable(h *History, log *changeLog, timeout time.Duration) []Violation {
 	var found []Violation
 	steps := stepsByKey(h, log)
@@ -162,7 +176,13 @@ func (l *changeLog) unknownWrite(op *Operation) (s step, end time.Duration, matt
 		c := &l.changes[i]
 		return step{op: op, revision: c.Revision, uid: c.UID}, c.seen, true
 	}
-	return step{op: op, optional: true}, forever, !l.watched(op)
+	if l.watched(op) {
+		return step{}, 0, false
+	}
+	if read, shown := l.shown[op.Value]; shown && read.Key == op.Key {
+		return step{op: op, revision: read.Revision, uid: read.UID}, read.seen, true
+	}
+	return step{op: op, optional: true}, forever, true
 }
 
 // unknownDelete ends with the last deletion that it may have been.
@@ -211,7 +231,7 @@ func (s step) take(before state, outcome Outcome) (bool, state) {
 		if op.Object == nil {
 			return !before.exists, before
 		}
-		return before.exists && before.value == op.Object.Value && before.revision == op.Object.Revision, before
+		return before.exists && before.value == op.Object.Value && before.mayBe(op.Object.Revision), before.pinned(op.Object.Revision)
 	}
 	if outcome == Failed {
 		switch op.Failure {
@@ -220,10 +240,10 @@ func (s step) take(before state, outcome Outcome) (bool, state) {
 		case Absent:
 			return !before.exists, before
 		default:
-			return op.Precondition == 0 || before.exists && before.revision != op.Precondition, before
+			return op.Precondition == 0 || before.exists && (before.open || before.revision != op.Precondition), before
 		}
 	}
-	possible := before.exists != (op.Kind == Create) && (op.Precondition == 0 || before.revision == op.Precondition) &&
+	possible := before.exists != (op.Kind == Create) && (op.Precondition == 0 || before.mayBe(op.Precondition)) &&
 		(s.revision == 0 || s.revision > before.revision)
 	if op.Kind == Delete && op.Deleted != "" && before.uid != "" && op.Deleted != before.uid {
 		possible = false
@@ -231,9 +251,9 @@ func (s step) take(before state, outcome Outcome) (bool, state) {
 	if !possible {
 		return s.optional, before
 	}
-	after := state{exists: op.Kind != Delete, revision: max(s.revision, before.revision)}
+	after := state{exists: op.Kind != Delete, revision: max(s.revision, before.revision, op.Precondition)}
 	if after.exists {
-		after.value, after.uid = op.Value, s.uid
+		after.value, after.uid, after.open = op.Value, s.uid, s.revision == 0
 	}
 	return true, after
 }

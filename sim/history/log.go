@@ -20,6 +20,12 @@ type change struct {
 	writer *Operation
 }
 
+// sight is an object that a read has shown, and when the first one did.
+type sight struct {
+	Object
+	seen time.Duration
+}
+
 // changeLog is what is known to have happened: the acknowledged writes and what any watch delivered, in the order of revisions.
 type changeLog struct {
 	changes []change
@@ -28,6 +34,8 @@ type changeLog struct {
 	// attempts are the creations and updates by what they wrote, values the changes by theirs.
 	attempts map[string]*Operation
 	values   map[string]int
+	// shown are, by value, the objects that reads have shown of writes whose outcome nobody was told.
+	shown map[string]sight
 	// deletions are the acknowledged deletions by UID; removed the known changes that delete a UID.
 	deletions map[string]*Operation
 	removed   map[string]int
@@ -67,7 +75,8 @@ func groupOf(key string) string { return key[:strings.LastIndexByte(key, '/')+1]
 func newLog(h *History) (*changeLog, []Violation) {
 	l := &changeLog{
 		keys: map[string][]int{}, attempts: map[string]*Operation{}, values: map[string]int{}, deletions: map[string]*Operation{},
-		removed: map[string]int{}, doubts: map[string]bool{}, begun: map[string]time.Duration{}, groups: map[string]*group{}, h: h,
+		shown: map[string]sight{}, removed: map[string]int{}, doubts: map[string]bool{}, begun: map[string]time.Duration{},
+		groups: map[string]*group{}, h: h,
 	}
 	var found []Violation
 	for i := range h.Operations {
@@ -82,6 +91,7 @@ func newLog(h *History) (*changeLog, []Violation) {
 			l.deletions[op.Deleted] = op
 		}
 	}
+	l.lookAtReads()
 	collector := collector{changeLog: l, at: map[int64]int{}}
 	collector.collect(h)
 	found = append(found, collector.found...)
@@ -95,6 +105,37 @@ func newLog(h *History) (*changeLog, []Violation) {
 		}
 	}
 	return l, found
+}
+
+// lookAtReads finds what reads tell of writes of unknown outcome.
+func (l *changeLog) lookAtReads() {
+	show := func(o Object, at time.Duration) {
+		if writer := l.attempts[o.Value]; writer == nil || writer.Outcome != Unknown {
+			return
+		}
+		if first, known := l.shown[o.Value]; !known || at < first.seen {
+			l.shown[o.Value] = sight{o, at}
+		}
+	}
+	for i := range l.h.Operations {
+		op := &l.h.Operations[i]
+		if op.writes() || op.Outcome != OK {
+			continue
+		}
+		if op.Object != nil {
+			show(*op.Object, op.Return)
+		}
+		for _, item := range op.Items {
+			show(item, op.Return)
+		}
+	}
+	for i := range l.h.Watches {
+		for _, event := range l.h.Watches[i].Events {
+			if event.Kind == Initial {
+				show(event.Object, event.At)
+			}
+		}
+	}
 }
 
 // hidden says that a write may have changed something at a revision that is not known.

@@ -169,6 +169,7 @@ func (m *Model) flap(l *link) {
 
 // suffer is what befalls one machine.
 func (n *node) suffer(f Fault) {
+	n.befallen = n.model.now
 	n.changed()
 	if n.up {
 		n.watch()

@@ -54,7 +54,8 @@ type node struct {
 	fenced    bool
 	// takenSince is when the store was first seen to hold a fenced node for one that is not lost; negative for not yet.
 	takenSince time.Duration
-	watched    bool // the watchdog has something to look at
+	watched    bool          // the watchdog has something to look at
+	befallen   time.Duration // when a fault began or ended here last
 	dirty      map[types.UID]bool
 }
 
@@ -146,12 +147,15 @@ func (n *node) hearsAll() bool {
 	return !slices.ContainsFunc(n.model.shards, func(s *shard) bool { return !n.hears(s) })
 }
 
-// hears tells whether the node can read a shard. Without a leader any voter does: nothing is committed that it could have missed.
+// hears tells whether the node can read a shard: at its leader, or else at any voter that the leader reaches, as the feeds of production go
+// from one copy to the next. Without a leader any voter does: nothing is committed that it could have missed.
 func (n *node) hears(s *shard) bool {
-	if s.leader != nil {
-		return n.model.reaches(s.leader, n)
+	if s.leader != nil && n.model.reaches(s.leader, n) {
+		return true
 	}
-	return slices.ContainsFunc(s.replicas, func(r *replica) bool { return !r.gone && r.voter() && n.model.reaches(r.node, n) })
+	return slices.ContainsFunc(s.replicas, func(r *replica) bool {
+		return !r.gone && r.voter() && n.model.reaches(r.node, n) && (s.leader == nil || n.model.reaches(s.leader, r.node))
+	})
 }
 
 // ownPod is what the peer knows of a pod of its own, nil if it is none.
@@ -436,7 +440,8 @@ func (n *node) unfence() {
 func (n *node) running() []types.UID { return slices.Sorted(maps.Keys(n.pods)) }
 
 // watch is the watchdog of runtime/containerd/fence: it kills what must never run twice when the peer does not. It looks only while a
-// fault is on, because otherwise it would never act.
+// fault is on, and after it until the lease was renewed once, because otherwise it would never act: a machine that was slow may wait for
+// long before it renews again, though it is slow no more.
 func (n *node) watch() {
 	if n.watched {
 		return
@@ -462,7 +467,7 @@ func (n *node) guard() {
 			}
 		}
 	}
-	if !n.connected() || n.ails() || m.now-n.heartbeat > 2*lease.RenewInterval {
+	if !n.connected() || n.ails() || n.renewed <= max(n.befallen, n.booted) || m.now-n.heartbeat > 2*lease.RenewInterval {
 		n.watch()
 	}
 }
