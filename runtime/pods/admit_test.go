@@ -1,11 +1,7 @@
 package pods_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"testing"
 	"time"
@@ -117,29 +113,12 @@ func TestAdmitNeverOvercommits(t *testing.T) {
 	})
 }
 
-func TestLedgerOverHTTP(t *testing.T) {
+func TestLedger(t *testing.T) {
 	ledger := pods.NewLedger()
 	var prepared []types.UID
 	ledger.OnGrant = func(c pods.Claim) { prepared = append(prepared, c.PodUID) }
-	server := httptest.NewServer(ledger)
-	defer server.Close()
-	ask := func(claims ...pods.Claim) []pods.Answer {
-		t.Helper()
-		body, err := json.Marshal(claims)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.Post(server.URL, "application/json", bytes.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		var out []pods.Answer
-		if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
+	now := time.Now()
+	ask := func(claims ...pods.Claim) []pods.Answer { return ledger.Claim(claims, now) }
 	if got := ask(claim("a", "1")); got[0].Granted {
 		t.Error("granted before the node is ready")
 	}

@@ -1,8 +1,6 @@
 package pods
 
 import (
-	"encoding/json"
-	"net/http"
 	"sync"
 	"time"
 
@@ -12,9 +10,6 @@ import (
 
 // notReady is why a ledger that does not know enough yet refuses.
 const notReady = "node is not ready"
-
-// maxClaimBytes bounds a request to the ledger.
-const maxClaimBytes = 8 << 20
 
 // Ledger holds what a node runs and has granted, and answers claims (D6). It is safe for concurrent use.
 type Ledger struct {
@@ -117,19 +112,4 @@ func (l *Ledger) Held(now time.Time) []Claim {
 		}
 	}
 	return held
-}
-
-// ServeHTTP answers POST with a JSON array of Claim by a JSON array of Answer, in the same order. Who may ask is the caller's business.
-func (l *Ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPost {
-		http.Error(w, "claims are posted", http.StatusMethodNotAllowed)
-		return
-	}
-	var claims []Claim
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxClaimBytes)).Decode(&claims); err != nil {
-		http.Error(w, "claims: "+err.Error(), http.StatusBadRequest)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(l.Claim(claims, time.Now())) // the connection is gone when this fails; the claimer asks again
 }
