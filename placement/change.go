@@ -60,16 +60,17 @@ type Event struct {
 type Plan struct {
 	Changes []Change
 	Recheck time.Time
-	// Events are what is to be said although nothing changes: why a Job was not started, say. The
-	// same plan gives the same events again; whoever records them tells each only once.
+	// Events are what is to be said although nothing changes: why the plan does less than it was
+	// asked for, say. The same plan gives the same events again; whoever records them tells each
+	// only once.
 	Events []Event
-	// Failure says why the plan does less than it was asked for, in words for a condition or a
-	// log line; empty when it does not.
-	Failure string
 }
 
 // Add appends changes.
 func (p *Plan) Add(changes ...Change) { p.Changes = append(p.Changes, changes...) }
+
+// Say appends events.
+func (p *Plan) Say(events ...Event) { p.Events = append(p.Events, events...) }
 
 // RecheckAt keeps the earliest of the times asked for.
 func (p *Plan) RecheckAt(t time.Time) {

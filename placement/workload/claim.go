@@ -4,6 +4,7 @@ import (
 	"iter"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -82,6 +83,11 @@ func settle[T interface {
 	}
 	plan.Add(placement.Updating(placement.Update, seen, want))
 	return want
+}
+
+// warning is the event that says why nothing more is done for the owner now.
+func (o owner) warning(component, reason, message string) placement.Event {
+	return placement.Event{Regarding: o.object, Type: corev1.EventTypeWarning, Reason: reason, Message: message, Component: component}
 }
 
 // adopt makes the owner the controller of a child, in place.

@@ -52,7 +52,6 @@ func PlanCronJob(v *placement.View, seen *batchv1.CronJob, now time.Time) placem
 	c.trackJobs()
 	if seen.DeletionTimestamp == nil {
 		if err := c.start(); err != nil {
-			plan.Failure = err.Error()
 			c.tell(corev1.EventTypeWarning, cmp.Or(c.wrong, "InvalidSchedule"), "%v", err)
 		}
 		c.truncate()

@@ -80,7 +80,7 @@ func PlanDaemonSet(v *placement.View, set *appsv1.DaemonSet, now time.Time) plac
 		deleted: map[*corev1.Pod]bool{}, created: map[string]bool{},
 	}
 	if err := d.findRevision(); err != nil {
-		plan.Failure = err.Error()
+		plan.Say(d.warning(daemonSetComponent, "FailedSync", err.Error()))
 		return plan
 	}
 	d.findPods()

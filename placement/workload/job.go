@@ -117,12 +117,12 @@ func PlanJob(v *placement.View, seen *batchv1.Job, now time.Time) placement.Plan
 	} else if by := seen.Spec.ManagedBy; by != nil && *by != batchv1.JobControllerName {
 		return plan
 	}
+	j := &job{owner: newOwner(seen, jobKind, seen.Spec.Selector), view: v, seen: seen, want: seen.DeepCopy(), now: now, plan: &plan}
 	mode := ptr.Deref(seen.Spec.CompletionMode, batchv1.NonIndexedCompletion)
 	if mode != batchv1.NonIndexedCompletion && mode != batchv1.IndexedCompletion {
-		plan.Failure = "its completion mode is unknown"
+		plan.Say(j.warning(jobComponent, "UnknownCompletionMode", "Skipped Job sync because completion mode is unknown"))
 		return plan
 	}
-	j := &job{owner: newOwner(seen, jobKind, seen.Spec.Selector), view: v, seen: seen, want: seen.DeepCopy(), now: now, plan: &plan}
 	if mode == batchv1.IndexedCompletion {
 		j.limit = int(ptr.Deref(seen.Spec.Completions, 0))
 	}

@@ -51,6 +51,14 @@ func (w ourJobs) conditions() string {
 	return strings.Join(list, " ")
 }
 
+func TestAnUnknownCompletionModeIsSaid(t *testing.T) {
+	w := newJobs(t, makeJob(func(j *batchv1.Job) { j.Spec.CompletionMode = ptr.To[batchv1.CompletionMode]("Shuffled") }))
+	w.rest()
+	if want := []string{"UnknownCompletionMode: Skipped Job sync because completion mode is unknown"}; len(w.pods()) > 0 || !slices.Equal(w.Events, want) {
+		t.Errorf("%d pods, events %q", len(w.pods()), w.Events)
+	}
+}
+
 func TestIndexedJobRuns(t *testing.T) {
 	w := newJobs(t, makeJob(func(j *batchv1.Job) {
 		j.Spec.Completions, j.Spec.Parallelism, j.Spec.CompletionMode = ptr.To[int32](3), ptr.To[int32](2), ptr.To(batchv1.IndexedCompletion)

@@ -30,7 +30,7 @@ func ordinalOf(set, pod string) (int, bool) {
 func (s *statefulSet) create(ordinal int) {
 	pod := s.newPod(ordinal)
 	if _, taken := s.view.Pod(pod.Namespace, pod.Name); taken {
-		s.plan.Failure = fmt.Sprintf("there is a pod %s that does not belong to StatefulSet %s", pod.Name, s.seen.Name)
+		s.cannotCreate(pod.Name, "there is a pod of that name that does not belong to it")
 		return
 	}
 	if s.staleClaim(pod) || !s.createClaims(pod) {
@@ -41,6 +41,11 @@ func (s *statefulSet) create(ordinal int) {
 	s.quota--
 	s.plan.Add(placement.Change{Verb: placement.Create, Object: pod, Events: []placement.Event{s.told("Create", pod.Name)}})
 	s.keepClaims(m)
+}
+
+// cannotCreate tells the set's user why a pod is missing, in upstream's words.
+func (s *statefulSet) cannotCreate(pod, why string) {
+	s.plan.Say(s.warning(statefulSetComponent, "FailedCreate", fmt.Sprintf("create Pod %s in StatefulSet %s failed error: %s", pod, s.seen.Name, why)))
 }
 
 // newPod is the pod of an ordinal: below the partition of the current revision, else of the update.
@@ -75,7 +80,7 @@ func (s *statefulSet) currentTemplate() *corev1.PodTemplateSpec {
 	if s.old == nil {
 		old, err := templateOf(s.current)
 		if err != nil {
-			s.plan.Failure = err.Error()
+			s.plan.Say(s.warning(statefulSetComponent, "FailedSync", err.Error()))
 			return nil
 		}
 		s.old = old
@@ -151,7 +156,7 @@ func (s *statefulSet) createClaims(pod *corev1.Pod) bool {
 		name := claimName(t, s.seen.Name, ordinal)
 		if have := s.claimOf(name); have != nil {
 			if have.DeletionTimestamp != nil {
-				s.plan.Failure = fmt.Sprintf("pvc %s is being deleted", name)
+				s.cannotCreate(pod.Name, fmt.Sprintf("pvc %s is being deleted", name))
 				return false
 			}
 			continue

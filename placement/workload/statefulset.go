@@ -68,7 +68,7 @@ func PlanStatefulSet(v *placement.View, set *appsv1.StatefulSet, now time.Time) 
 	}
 	s.findMembers()
 	if err := s.findRevisions(); err != nil {
-		plan.Failure = err.Error()
+		plan.Say(s.warning(statefulSetComponent, "FailedSync", err.Error()))
 		return plan
 	}
 	if set.DeletionTimestamp == nil {

@@ -315,6 +315,30 @@ func TestStatefulAdoptionAndRelease(t *testing.T) {
 	}
 }
 
+// TestStatefulSetSaysWhatKeepsAPodAway has a stranger's pod and a claim that is going in the way: both are named in events.
+func TestStatefulSetSaysWhatKeepsAPodAway(t *testing.T) {
+	w := newSets(t, makeStatefulSet(2, func(s *appsv1.StatefulSet) { s.Spec.PodManagementPolicy = appsv1.ParallelPodManagement }))
+	stranger := &corev1.Pod{}
+	stranger.Name, stranger.Namespace = "db-0", "default"
+	w.Put(stranger)
+	going := &corev1.PersistentVolumeClaim{}
+	going.Name, going.Namespace, going.DeletionTimestamp, going.Finalizers = "data-db-1", "default", ptr.To(metav1.NewTime(w.Now)), []string{"example.com/kept"}
+	w.Put(going)
+	w.rest()
+	for _, want := range []string{
+		"FailedCreate: create Pod db-0 in StatefulSet db failed error: there is a pod of that name that does not belong to it",
+		"FailedCreate: create Pod db-1 in StatefulSet db failed error: pvc data-db-1 is being deleted",
+	} {
+		if !slices.Contains(w.Events, want) {
+			t.Errorf("no event %q among %q", want, w.Events)
+		}
+	}
+	w.Remove(stranger)
+	w.Remove(going)
+	w.settle()
+	w.expect("db-0:v1+ db-1:v1+")
+}
+
 func TestAMillionStatefulReplicas(t *testing.T) {
 	w := newSets(t, makeStatefulSet(1_000_000, func(s *appsv1.StatefulSet) { s.Spec.PodManagementPolicy = appsv1.ParallelPodManagement }))
 	for range 5 {

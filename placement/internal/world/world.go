@@ -26,7 +26,7 @@ import (
 type World struct {
 	View    *placement.View
 	Now     time.Time
-	Events  []string // "Reason: Message" of applied changes
+	Events  []string // "Reason: Message" of applied plans
 	Writes  int
 	objects map[string]placement.Object
 	version int
@@ -95,11 +95,16 @@ func (w *World) Apply(plan placement.Plan) error {
 			return err
 		}
 		w.Writes++
-		for _, e := range c.Events {
-			w.Events = append(w.Events, e.Reason+": "+e.Message)
-		}
+		w.record(c.Events)
 	}
+	w.record(plan.Events)
 	return nil
+}
+
+func (w *World) record(events []placement.Event) {
+	for _, e := range events {
+		w.Events = append(w.Events, e.Reason+": "+e.Message)
+	}
 }
 
 func (w *World) check(c placement.Change) error {
