@@ -3,6 +3,7 @@ package shards
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -156,20 +157,63 @@ func (p *planner) leastUseful(s *shard) string {
 // improve is one move that evens out zones or load, if there is one. It must make things better
 // by a whole replica, so that it is not undone by the next call.
 func (p *planner) improve() (Step, bool) {
+	zones := p.zones()
 	for i := range p.shards {
 		s := &p.shards[i]
 		for _, r := range s.replicas {
 			from := p.peer(r.Peer)
-			q := p.candidate(s, r.Peer)
-			if q == nil || from.state != alive {
+			if from.state != alive || !p.emptierZone(zones, s, r) {
 				continue
 			}
-			if p.inZone(s, q.Zone, r.Peer) < p.inZone(s, from.Zone, r.Peer) {
-				return p.move(s, r, q, fmt.Sprintf("zone %q has another copy", from.Zone))
-			}
+			return p.move(s, r, p.candidate(s, r.Peer), fmt.Sprintf("zone %q has another copy", from.Zone))
 		}
 	}
 	return p.balance()
+}
+
+// zones counts the peers that can get replicas, by zone.
+func (p *planner) zones() map[string]int {
+	zones := map[string]int{}
+	for _, id := range p.ids {
+		if q := p.peers[id]; q.state == alive {
+			zones[q.Zone]++
+		}
+	}
+	return zones
+}
+
+// emptierZone tells whether a candidate for a replica's place is in a zone with fewer others of the shard: then the best candidate is.
+// Zones are few where peers are many, and this is asked of every replica of every shard each time.
+func (p *planner) emptierZone(zones map[string]int, s *shard, r Replica) bool {
+	here := p.inZone(s, p.peer(r.Peer).Zone, r.Peer)
+	if here == 0 {
+		return false
+	}
+	for zone, peers := range zones {
+		if p.inZone(s, zone, r.Peer) < here && peers > p.excluded(s, zone) {
+			return true
+		}
+	}
+	return false
+}
+
+// excluded counts the living peers of a zone that are no candidates for a shard: those that have a replica of it, or still vote.
+func (p *planner) excluded(s *shard, zone string) int {
+	n := 0
+	count := func(id string) {
+		if q := p.peer(id); q.state == alive && q.Zone == zone {
+			n++
+		}
+	}
+	for _, r := range s.replicas {
+		count(r.Peer)
+	}
+	for _, id := range s.voting {
+		if !s.has(id) {
+			count(id)
+		}
+	}
+	return n
 }
 
 // balance moves a replica from the fullest peer that has one to spare to an emptier one.
@@ -180,12 +224,13 @@ func (p *planner) balance() (Step, bool) {
 		to    *peer
 		gain  float64
 	}
+	least := p.leastLoad()
 	for i := range p.shards {
 		s := &p.shards[i]
 		for _, r := range s.replicas {
 			from := p.peer(r.Peer)
-			if from.state != alive {
-				continue
+			if from.state != alive || float64(from.load)/from.Weight-least <= best.gain+1e-9 {
+				continue // nowhere is it better than what was found already
 			}
 			for _, id := range p.ids {
 				q := p.peers[id]
@@ -203,6 +248,17 @@ func (p *planner) balance() (Step, bool) {
 		return Step{}, false
 	}
 	return p.move(best.shard, best.from, best.to, fmt.Sprintf("peer %s has more than its share", best.from.Peer))
+}
+
+// leastLoad is the load for its weight of the peer that would be the emptiest with one replica more.
+func (p *planner) leastLoad() float64 {
+	least := math.Inf(1)
+	for _, id := range p.ids {
+		if q := p.peers[id]; q.state == alive {
+			least = min(least, float64(q.load+1)/q.Weight)
+		}
+	}
+	return least
 }
 
 func (p *planner) move(s *shard, r Replica, to *peer, reason string) (Step, bool) {
