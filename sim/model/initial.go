@@ -47,9 +47,25 @@ func (m *Model) found() {
 		first.propose(&entry{}, func(store.Result, error) {})
 	}
 	m.after(500*time.Millisecond, "assign", m.writeAssignments)
+	pods := 0
 	for _, w := range m.cfg.Workloads {
-		m.deploy(w)
+		m.deploy(w, time.Second+m.crowded(pods))
+		pods += w.Replicas
 	}
+}
+
+// Pods that run already are written in portions: what is under way of each costs several times the memory of what stays.
+const (
+	portionPods  = 20_000
+	portionPause = 100 * time.Millisecond
+)
+
+// crowded is how much later a workload is written that comes after so many pods.
+func (m *Model) crowded(pods int) time.Duration {
+	if !m.cfg.Placed {
+		return 0
+	}
+	return time.Duration(pods/portionPods) * portionPause
 }
 
 // foundShard makes the replicas of a shard, as placement/shards would have placed them.
@@ -98,8 +114,11 @@ func (m *Model) shardOf(namespace string) *shard {
 	return m.shards[1+int(h.Sum32())%m.cfg.Shards]
 }
 
-// deploy writes a workload, one second into the run, so that the nodes have reported by then.
-func (m *Model) deploy(w Workload) {
+// deployRetry is when a user tries again to write a workload.
+const deployRetry = time.Second
+
+// deploy writes a workload after a while; at the start that is a second, so that the nodes have reported by then.
+func (m *Model) deploy(w Workload, delay time.Duration) {
 	s := m.shardOf(w.Name)
 	meta := metav1.ObjectMeta{Namespace: w.Name, Name: w.Name}
 	labels := map[string]string{"app": w.Name}
@@ -129,10 +148,10 @@ func (m *Model) deploy(w Workload) {
 		Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(8080)}},
 	}}
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.Name}}
-	m.after(time.Second, "deploy", func() {
+	m.after(delay, "deploy", func() {
 		meta := m.shards[0].leader
 		if s.leader == nil || meta == nil {
-			m.deploy(w) // a fault came first: the user tries again
+			m.deploy(w, deployRetry) // a fault came first: the user tries again
 			return
 		}
 		m.propose(meta, m.shards[0], []placement.Change{{Verb: placement.Create, Object: namespace}}, func(error) {})
@@ -144,7 +163,7 @@ func (m *Model) deploy(w Workload) {
 		m.propose(s.leader, s, changes, func(err error) {
 			if _, there := s.objects[keyOf(set)]; !there {
 				undo()
-				m.deploy(w)
+				m.deploy(w, deployRetry)
 			}
 		})
 	})

@@ -109,6 +109,7 @@ type Model struct {
 	asked     uint64
 	hash      hash.Hash
 	record    []byte
+	scratch   []byte // of encodings that nobody keeps
 	repair    repair.Options
 	nodes     []*node
 	byName    map[string]*node

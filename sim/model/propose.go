@@ -58,7 +58,8 @@ func (m *Model) proposeTransaction(from *node, s *shard, tx store.Transaction, c
 	tx.Stamp = store.At(from.wall())
 	binary.BigEndian.PutUint64(tx.ID[:8], m.chance.Uint64())
 	binary.BigEndian.PutUint64(tx.ID[8:], m.chance.Uint64()|1)
-	encoded := store.AppendTransaction(nil, tx)
+	encoded := store.AppendTransaction(m.scratch[:0], tx)
+	m.scratch = encoded
 	decoded, err := store.DecodeTransaction(encoded)
 	if err != nil {
 		panic(err) // it was encoded a moment ago

@@ -202,7 +202,7 @@ func (d *draft) apply(c placement.Change) error {
 		if stored != nil {
 			return fmt.Errorf("%s exists", key)
 		}
-		o := c.Object.DeepCopyObject().(placement.Object)
+		o := copyOf(c.Object)
 		o.SetCreationTimestamp(metav1.NewTime(d.now))
 		o.SetGeneration(1)
 		if o.GetUID() == "" {
@@ -224,19 +224,19 @@ func (d *draft) apply(c placement.Change) error {
 	}
 	switch c.Verb {
 	case placement.Update:
-		o := c.Object.DeepCopyObject().(placement.Object)
+		o := copyOf(c.Object)
 		copyStatus(o, stored)
 		if respecified(o, stored) {
 			o.SetGeneration(stored.GetGeneration() + 1)
 		}
 		d.want[key] = o
 	case placement.UpdateStatus:
-		o := stored.DeepCopyObject().(placement.Object)
+		o := copyOf(stored)
 		copyStatus(o, c.Object)
 		o.SetAnnotations(c.Object.GetAnnotations())
 		d.want[key] = o
 	case placement.Bind:
-		pod := stored.DeepCopyObject().(*corev1.Pod)
+		pod := copyOf(stored).(*corev1.Pod)
 		if pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil {
 			return fmt.Errorf("%s cannot be bound any more", key)
 		}
@@ -258,26 +258,54 @@ func (d *draft) delete(key string, stored placement.Object, seconds *int64) {
 	if pod.DeletionTimestamp != nil {
 		return
 	}
-	pod = pod.DeepCopy()
+	pod = copyOf(pod).(*corev1.Pod)
 	grace := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, 30)
 	at := metav1.NewTime(d.now.Add(time.Duration(grace) * time.Second))
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &at, &grace
 	d.want[key] = pod
 }
 
+// copyOf is an object that shares everything below its fields with o. A draft only sets fields, and is encoded, so nobody writes into what is
+// shared; deep copies would be most of the cost of a large cluster's start.
+func copyOf(o placement.Object) placement.Object {
+	switch o := o.(type) {
+	case *corev1.Node:
+		return ptr.To(*o)
+	case *corev1.Namespace:
+		return ptr.To(*o)
+	case *corev1.Service:
+		return ptr.To(*o)
+	case *corev1.Endpoints: //nolint:staticcheck // see kinds
+		return ptr.To(*o)
+	case *discoveryv1.EndpointSlice:
+		return ptr.To(*o)
+	case *appsv1.Deployment:
+		return ptr.To(*o)
+	case *appsv1.ReplicaSet:
+		return ptr.To(*o)
+	case *appsv1.StatefulSet:
+		return ptr.To(*o)
+	case *corev1.Pod:
+		return ptr.To(*o)
+	case *appsv1.ControllerRevision:
+		return ptr.To(*o)
+	}
+	panic(fmt.Sprintf("the model has no kind %T", o))
+}
+
 // copyStatus gives o the status of another object of its kind.
 func copyStatus(o, from placement.Object) {
 	switch o := o.(type) {
 	case *corev1.Pod:
-		o.Status = *from.(*corev1.Pod).Status.DeepCopy()
+		o.Status = from.(*corev1.Pod).Status
 	case *corev1.Node:
-		o.Status = *from.(*corev1.Node).Status.DeepCopy()
+		o.Status = from.(*corev1.Node).Status
 	case *appsv1.Deployment:
-		o.Status = *from.(*appsv1.Deployment).Status.DeepCopy()
+		o.Status = from.(*appsv1.Deployment).Status
 	case *appsv1.ReplicaSet:
-		o.Status = *from.(*appsv1.ReplicaSet).Status.DeepCopy()
+		o.Status = from.(*appsv1.ReplicaSet).Status
 	case *appsv1.StatefulSet:
-		o.Status = *from.(*appsv1.StatefulSet).Status.DeepCopy()
+		o.Status = from.(*appsv1.StatefulSet).Status
 	}
 }
 
