@@ -45,7 +45,7 @@ func (l *Leader) nextWaiting() []*corev1.Pod {
 
 // firstPending are those that come first in the queue, of the waiting pods that the round has not asked about, and whether there are others.
 func (l *Leader) firstPending() (first []*corev1.Pod, more bool) {
-	h := make(lastOnTop, 0, MaxWaiting)
+	var h lastOnTop // mostly nobody waits
 	l.view.EachPending(func(p *placement.Pod) {
 		switch {
 		case len(l.asked) > 0 && l.asked[p.Key()]:

@@ -20,7 +20,10 @@ type listed struct {
 // find is where a pod is or would be.
 func (l podList) find(group int, uid types.UID) (int, bool) {
 	return slices.BinarySearchFunc(l, uid, func(have listed, uid types.UID) int {
-		return cmp.Or(cmp.Compare(have.group, group), cmp.Compare(have.pod.UID, uid))
+		if have.group != group {
+			return cmp.Compare(have.group, group)
+		}
+		return cmp.Compare(have.pod.UID, uid)
 	})
 }
 

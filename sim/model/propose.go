@@ -98,10 +98,10 @@ func (r *request) attempt() {
 		return
 	}
 	if m.now >= r.deadline {
-		if r.over = true; r.sent > 0 {
-			r.then(store.Result{}, errUnknown)
+		if r.sent > 0 {
+			r.end(store.Result{}, errUnknown)
 		} else {
-			r.then(store.Result{}, errNoLeader)
+			r.end(store.Result{}, errNoLeader)
 		}
 		return
 	}
@@ -155,12 +155,18 @@ func (r *request) answer(try int, result store.Result, err error) {
 		}
 		return
 	}
-	r.over = true
 	// Another try may still be under way, and find what this one has missed.
 	if result.Forgotten || r.sent-len(r.failed) > 1 && result.MayHold(*r.entry.tx) {
 		err = errUnknown
 	}
-	r.then(result, err)
+	r.end(result, err)
+}
+
+// end tells the outcome, once. The timers of tries that nobody needs any more do not keep alive what it was about.
+func (r *request) end(result store.Result, err error) {
+	then := r.then
+	r.over, r.then = true, nil
+	then(result, err)
 }
 
 // keepDigests is how far back a shard remembers what its entries did. Replicas that lag further start from a snapshot anyway.

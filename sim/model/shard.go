@@ -231,7 +231,7 @@ func (d *draft) apply(c placement.Change) error {
 		}
 		d.want[key] = o
 	case placement.UpdateStatus:
-		o := copyOf(stored)
+		o := d.own(key, stored)
 		copyStatus(o, c.Object)
 		o.SetAnnotations(c.Object.GetAnnotations())
 		d.want[key] = o
@@ -246,6 +246,14 @@ func (d *draft) apply(c placement.Change) error {
 		d.delete(key, stored, c.GracePeriodSeconds)
 	}
 	return nil
+}
+
+// own is an object that the draft may change: a copy of what is stored, or what it has made itself.
+func (d *draft) own(key string, o placement.Object) placement.Object {
+	if o != d.shard.objects[key] {
+		return o
+	}
+	return copyOf(o)
 }
 
 // delete is graceful for pods that have a node: the node ends them.
