@@ -12,7 +12,7 @@ import (
 )
 
 // BenchmarkScale simulates whole clusters with a hundred pods per node, up to 10,000 peers, 256 shards (the meta shard is one of them: it is
-// as many as a revision can carry) and 1,000,000 pods, all of which run from the beginning. Then one node in a hundred loses its power, and
+// as many as a revision can carry) and 1,000,000 pods, all of which run from the beginning. Then one node in a hundred, at most twenty, loses its power, and
 // its pods are replaced. Metrics, of CPU time (of all threads) as well as of real time, because the machine may have other work:
 //
 //	start-cpu-s        seconds of CPU until every pod is as desired
@@ -47,6 +47,9 @@ func scaled(peers, shards int) Config {
 	return cfg
 }
 
+// mostDead bounds how many nodes die.
+const mostDead = 20
+
 func runScale(b *testing.B, peers, shards int) {
 	cfg := scaled(peers, shards)
 	before := liveBytes()
@@ -63,11 +66,12 @@ func runScale(b *testing.B, peers, shards int) {
 	b.ReportMetric(start.cpu.Seconds(), "start-cpu-s")
 	m.pace(m.now+2*time.Second, never)
 	m.pace(m.now+10*time.Second, never).report(b, "steady")
-	for i := range peers / 100 {
+	dead := min(peers/100, mostDead)
+	for i := range dead {
 		m.schedule(Fault{At: m.now + time.Duration(i%5)*time.Second, Kind: Crash, Target: fmt.Sprintf("n%d", 50+i*100)})
 	}
 	m.pace(m.now+20*time.Second, never).report(b, "faults")
-	if len(m.outcome.Violations) > 0 || m.outcome.Evictions < peers/2 {
+	if len(m.outcome.Violations) > 0 || m.outcome.Evictions < 50*dead {
 		b.Fatal(m.outcome.Evictions, m.outcome.Violations)
 	}
 	b.ReportMetric(float64(liveBytes()-before)/float64(100*peers), "B/pod")
