@@ -110,6 +110,14 @@ func (g *group) overlay(moved run) {
 	if moved.count == 0 {
 		return
 	}
+	// A run is moved as it stands, almost always. Building all runs anew for each would cost a shard of many small ones the square of their
+	// number, with the store's mutex held.
+	if at := g.find(moved.first()); at < len(g.runs) && g.runs[at].first() == moved.first() && g.runs[at].last() == moved.last() {
+		g.runs[at].seg.live -= int64(g.runs[at].size)
+		moved.seg.live += int64(moved.size)
+		g.runs[at] = moved
+		return
+	}
 	runs := []run{moved}
 	for _, r := range g.runs {
 		if before := r.to(moved.first() - 1); before.count > 0 {

@@ -58,8 +58,8 @@ func (s *Store) crowded() bool {
 // moveOut appends the entries that live in a segment to the newest one.
 func (s *Store) moveOut(from *segment) bool {
 	for _, g := range s.sortedGroups() {
-		for {
-			r, ok := g.runIn(from)
+		for next := uint64(0); ; {
+			r, ok := g.runIn(from, next)
 			if !ok {
 				break
 			}
@@ -87,6 +87,7 @@ func (s *Store) moveOut(from *segment) bool {
 				g.overlay(moved)
 				return b
 			})
+			next = r.last() + 1
 			// Writers are not held up by more than one run.
 			if len(s.pending) > 1 || len(s.pending[0].b) > 4*runBytes {
 				if s.flush() != nil {
@@ -98,9 +99,9 @@ func (s *Store) moveOut(from *segment) bool {
 	return true
 }
 
-// runIn is a run of the group that stands in the segment.
-func (g *group) runIn(s *segment) (run, bool) {
-	for _, r := range g.runs {
+// runIn is the first run of the group that stands in the segment and ends at the index or behind it.
+func (g *group) runIn(s *segment, index uint64) (run, bool) {
+	for _, r := range g.runs[g.find(index):] {
 		if r.seg == s {
 			return r, true
 		}
@@ -110,9 +111,12 @@ func (g *group) runIn(s *segment) (run, bool) {
 
 // sameRun is what the group has now of a run that it had.
 func (g *group) sameRun(r run) (run, bool) {
-	for _, now := range g.runs {
+	for _, now := range g.runs[g.find(r.first()):] {
 		if now.seg == r.seg && now.off == r.off {
 			return now, true
+		}
+		if now.first() > r.last() {
+			break
 		}
 	}
 	return run{}, false
