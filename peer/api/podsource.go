@@ -62,12 +62,56 @@ func (p *PodSource) watch(ctx context.Context, options metav1.ListOptions) (watc
 	if err != nil {
 		return nil, err
 	}
-	return watch.Filter(events, func(event watch.Event) (watch.Event, bool) {
-		if shared, ok := event.Object.(runtime.CacheableObject); ok {
-			event.Object = shared.GetObject() // informers change what they get
+	return unshare(ctx, events), nil
+}
+
+// unshared is a watch whose reader owns what it gets: informers change their objects, and events are shared with other watches.
+//
+// Upstream's watch.Filter would do, but that it never ends when it is stopped with an event that nobody takes any more.
+type unshared struct {
+	events  watch.Interface
+	results chan watch.Event
+	ctx     context.Context
+	cancel  context.CancelFunc
+}
+
+// unshare hands on the events of a watch until that ends, ctx does, or it is stopped.
+func unshare(ctx context.Context, events watch.Interface) watch.Interface {
+	u := &unshared{events: events, results: make(chan watch.Event)}
+	u.ctx, u.cancel = context.WithCancel(ctx)
+	go u.run()
+	return u
+}
+
+// ResultChan implements watch.Interface.
+func (u *unshared) ResultChan() <-chan watch.Event { return u.results }
+
+// Stop implements watch.Interface.
+func (u *unshared) Stop() { u.cancel() }
+
+func (u *unshared) run() {
+	defer close(u.results)
+	defer u.cancel()
+	defer u.events.Stop()
+	for {
+		var event watch.Event
+		var open bool
+		select {
+		case event, open = <-u.events.ResultChan():
+		case <-u.ctx.Done():
 		}
-		return event, true
-	}), nil
+		if !open {
+			return
+		}
+		if shared, ok := event.Object.(runtime.CacheableObject); ok {
+			event.Object = shared.GetObject()
+		}
+		select {
+		case u.results <- event:
+		case <-u.ctx.Done():
+			return
+		}
+	}
 }
 
 const podRoot = "/pods/"
