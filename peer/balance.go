@@ -76,7 +76,7 @@ func (p *Peer) pressed(ctx context.Context) map[string]pressure {
 	if !p.leadsMeta() {
 		return pressed
 	}
-	off := p.renewals.off(thisMoment())
+	off := p.renewals.off(p.renewals.wall.moment())
 	for _, member := range p.members.Members() {
 		if words := off[member.Name]; words != "" {
 			pressed[member.PeerID] = pressure{"its clock is " + words + " the others'", offFor}

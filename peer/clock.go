@@ -12,12 +12,23 @@ import (
 
 var processStart = time.Now()
 
-func thisMoment() lease.Moment {
-	return lease.Moment{Wall: time.Now().Round(0), Up: time.Since(processStart)}
+// wall is the wall clock of the machine below; nil is the host's.
+type wall func() time.Time
+
+func (w wall) now() time.Time {
+	if w == nil {
+		return time.Now()
+	}
+	return w()
+}
+
+func (w wall) moment() lease.Moment {
+	return lease.Moment{Wall: w.now().Round(0), Up: time.Since(processStart)}
 }
 
 // clock is lease.Clock behind a lock.
 type clock struct {
+	wall  wall
 	lock  sync.Mutex
 	clock lease.Clock
 	off   bool // was reported as too far off
@@ -25,7 +36,7 @@ type clock struct {
 	wentOff chan struct{}
 }
 
-func newClock() *clock { return &clock{wentOff: make(chan struct{}, 1)} }
+func newClock(w wall) *clock { return &clock{wall: w, wentOff: make(chan struct{}, 1)} }
 
 func (c *clock) note(by time.Duration, at lease.Moment) {
 	c.lock.Lock()
@@ -34,7 +45,7 @@ func (c *clock) note(by time.Duration, at lease.Moment) {
 }
 
 // ahead is consensus.Config.Offset.
-func (c *clock) ahead() (time.Duration, bool) { return c.aheadAt(thisMoment()) }
+func (c *clock) ahead() (time.Duration, bool) { return c.aheadAt(c.wall.moment()) }
 
 func (c *clock) aheadAt(now lease.Moment) (time.Duration, bool) {
 	c.lock.Lock()
@@ -45,14 +56,14 @@ func (c *clock) aheadAt(now lease.Moment) (time.Duration, bool) {
 // now is the time of day by the peers' median, as far as it is known: what expires does so by that.
 func (c *clock) now() time.Time {
 	ahead, _ := c.ahead()
-	return time.Now().Add(-ahead)
+	return c.wall.now().Add(-ahead)
 }
 
 // heard tells whether the meta leader has answered a renewal a moment ago.
 func (c *clock) heard() bool {
 	c.lock.Lock()
 	defer c.lock.Unlock()
-	return c.clock.Heard(thisMoment())
+	return c.clock.Heard(c.wall.moment())
 }
 
 // problem is one sentence on a clock that keeps this peer from writing, "" if it does not.

@@ -9,11 +9,11 @@ import (
 )
 
 func TestJumpsOfTheClockCountAtOnce(t *testing.T) {
-	begin := thisMoment()
+	begin := wall(nil).moment()
 	later := func(wall, up time.Duration) lease.Moment {
 		return lease.Moment{Wall: begin.Wall.Add(wall), Up: begin.Up + up}
 	}
-	c := newClock()
+	c := newClock(nil)
 	if _, known := c.aheadAt(begin); known {
 		t.Error("nothing was noted, yet the offset is known")
 	}
@@ -39,7 +39,7 @@ func TestTheTableFollowsItsOwnClocksJumps(t *testing.T) {
 	for _, node := range []string{"self", "b", "c"} {
 		table.renew(node, now, 0, nil)
 	}
-	at := thisMoment()
+	at := wall(nil).moment()
 	jumped := lease.Moment{Wall: at.Wall.Add(3 * time.Hour), Up: at.Up}
 	if got := table.aheadAt(jumped).Round(time.Second); got != 3*time.Hour {
 		t.Errorf("after a jump of three hours this peer is %v ahead", got)
@@ -57,7 +57,7 @@ func TestTheTableSaysWhoseClockIsOff(t *testing.T) {
 	} {
 		table.renew(node, now, ahead, nil)
 	}
-	at := thisMoment()
+	at := wall(nil).moment()
 	if off := table.off(at); len(off) != 2 || !strings.Contains(off["fast"], "3h0m0s ahead") || !strings.Contains(off["slow"], "3h0m0s behind") {
 		t.Errorf("off are %v", off)
 	}
@@ -78,11 +78,11 @@ func TestTwoClocksThatDisagree(t *testing.T) {
 }
 
 func TestAWrongClockIsToldInOneSentence(t *testing.T) {
-	c := newClock()
+	c := newClock(nil)
 	for by, want := range map[time.Duration]string{
 		0: "", time.Second: "", 3 * time.Hour: "3h0m0s ahead", -3 * time.Hour: "3h0m0s behind", -time.Second: "",
 	} {
-		c.note(by, thisMoment())
+		c.note(by, wall(nil).moment())
 		if got := c.problem(); (want == "") != (got == "") || !strings.Contains(got, want) {
 			t.Errorf("%v: %q, want %q", by, got, want)
 		}

@@ -129,7 +129,7 @@ func (r *renewer) renew(ctx context.Context) error {
 	case "":
 		return errors.New("the meta shard has no leader")
 	case r.self:
-		now := thisMoment()
+		now := r.clock.wall.moment()
 		r.local.renew(r.node, time.Now(), 0, r.quarantined())
 		r.clock.note(r.local.aheadAt(now), now)
 		if r.local.isLost(r.node) {
@@ -138,11 +138,11 @@ func (r *renewer) renew(ctx context.Context) error {
 		return nil
 	}
 	var answer leaseAnswer
-	begun := thisMoment()
+	begun := r.clock.wall.moment()
 	if err := r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node, Now: begun.Wall, Quarantined: r.quarantined()}, &answer); err != nil {
 		return err
 	}
-	r.clock.note(lease.Exchange(begun, thisMoment(), answer.Renewed, answer.Ahead), begun)
+	r.clock.note(lease.Exchange(begun, r.clock.wall.moment(), answer.Renewed, answer.Ahead), begun)
 	if answer.Broken {
 		return errLeaseBroken
 	}
@@ -175,7 +175,7 @@ func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) 
 		if len(in.Quarantined) > store.MaxShard+1 {
 			return leaseAnswer{}, errors.New("more replicas are quarantined than there can be shards")
 		}
-		now := thisMoment()
+		now := table.wall.moment()
 		table.renew(in.Node, time.Now(), in.Now.Sub(now.Wall), in.Quarantined)
 		return leaseAnswer{Renewed: now.Wall, Ahead: table.aheadAt(now), Broken: table.isLost(in.Node)}, nil
 	})

@@ -32,6 +32,9 @@ type Machine struct {
 	Dial         func(ctx context.Context, address string) (net.Conn, error)
 	// Admin opens the socket for local administration, which makes it one process per data folder.
 	Admin func(path string) (net.Listener, error)
+	// Now is the wall clock, which stamps revisions and is compared with the other peers'; it may be wrong and jump. Nil is the host's.
+	// Whatever only measures how long something takes, and the times that the API writes into objects, do not ask it.
+	Now func() time.Time
 	// StoreFS is the file system of the store. Everything else a peer keeps, small files that are replaced by renaming, is in the data
 	// folder in any case.
 	StoreFS consensus.FS

@@ -20,6 +20,7 @@ import (
 
 // renewals is lease.Table behind a lock: handlers tell it, and the loop that judges reads it.
 type renewals struct {
+	wall  wall
 	lock  sync.Mutex
 	table lease.Table
 	// broken are the shards whose replica on a node is quarantined.
@@ -45,7 +46,7 @@ func (r *renewals) isLost(node string) bool {
 func (r *renewals) renew(node string, now time.Time, offset time.Duration, broken []uint64) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	r.table.Renew(node, now, offset, thisMoment())
+	r.table.Renew(node, now, offset, r.wall.moment())
 	if r.broken == nil {
 		r.broken = map[string][]uint64{}
 	}
@@ -60,7 +61,7 @@ func (r *renewals) quarantined(node string) []uint64 {
 }
 
 // ahead is how far this peer's clock is ahead of the median of all clocks that the table has heard of.
-func (r *renewals) ahead() time.Duration { return r.aheadAt(thisMoment()) }
+func (r *renewals) ahead() time.Duration { return r.aheadAt(r.wall.moment()) }
 
 func (r *renewals) aheadAt(now lease.Moment) time.Duration {
 	r.lock.Lock()

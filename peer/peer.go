@@ -85,7 +85,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer socket.Close()
-	p := &Peer{cfg: cfg, log: cfg.Logger, started: time.Now(), renewals: &renewals{}, clock: newClock()}
+	p := &Peer{cfg: cfg, log: cfg.Logger, started: time.Now(), renewals: &renewals{wall: cfg.Machine.Now}, clock: newClock(cfg.Machine.Now)}
 	if err := p.identify(ctx); err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (p *Peer) resolve(peerID string) (string, error) {
 func (p *Peer) openStore(ctx context.Context) error {
 	host, err := consensus.Open(ctx, consensus.Config{
 		PeerID: p.self.ID, ClusterID: p.self.Cluster.ID, Dir: p.cfg.StoreDir(),
-		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, PeerName: p.nameFor, Offset: p.clock.ahead,
+		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, PeerName: p.nameFor, Offset: p.clock.ahead, Now: p.cfg.Machine.Now,
 		History: store.Limits{Bytes: p.cfg.HistoryBytes, Age: p.cfg.HistoryAge},
 		FS:      p.cfg.Machine.StoreFS, Frugal: p.cfg.Machine.Frugal, Logger: p.log,
 	})
@@ -187,7 +187,7 @@ func (p *Peer) openStore(ctx context.Context) error {
 	p.host, p.directory = host, storage.NewDirectory(host)
 	// Until the lease is renewed, which takes a leader of the meta shard.
 	if ahead, known := host.ClockAhead(ctx); known {
-		p.clock.note(ahead, thisMoment())
+		p.clock.note(ahead, p.clock.wall.moment())
 		p.clock.report(p.log)
 	}
 	return p.foundStore(ctx)

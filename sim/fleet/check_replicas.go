@@ -46,7 +46,9 @@ type replicaView struct {
 func (r *run) watchReplicas(ctx context.Context) {
 	check := replicasCheck{states: map[replicaAt]replicaState{}, done: map[string]store.Revision{}}
 	for pause(ctx, replicasEvery) == nil {
-		check.compare(r, r.fleet.replicas(), time.Now())
+		replicas := r.fleet.replicas()
+		check.compare(r, replicas, time.Now())
+		r.clocks(replicas, time.Now())
 	}
 }
 

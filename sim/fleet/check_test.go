@@ -163,6 +163,18 @@ func TestReplicasCanFail(t *testing.T) {
 	}
 }
 
+// TestClocksCanFail: a revision may be a little ahead of the time, and not much.
+func TestClocksCanFail(t *testing.T) {
+	s := store.New(1, store.Limits{})
+	s.Apply(store.Transaction{Stamp: 100 * store.Tick, Ops: []store.Op{{Key: "k"}}})
+	at := s.View().Revision().Time()
+	for ahead, blamed := range map[time.Duration]bool{-time.Hour: false, clockAhead: false, clockAhead + time.Second: true} {
+		r := newRun()
+		r.clocks([]replicaView{{"a", 1, s.View()}}, at.Add(-ahead))
+		blames(t, r, "clock", blamed)
+	}
+}
+
 func TestVotersCanFail(t *testing.T) {
 	group := func(peers ...string) map[uint64]consensus.ShardStatus {
 		var s consensus.ShardStatus

@@ -19,6 +19,8 @@ type Fault struct {
 	end      func(f *Fleet, victims []*Machine)
 	// power says that containers end with it.
 	power bool
+	// clock says that it befalls wall clocks. Most must be right at any time: what most say is what time it is.
+	clock bool
 }
 
 func one(all []*Machine) []*Machine      { return all[:1] }
@@ -56,6 +58,10 @@ var Faults = []Fault{
 	{Name: "deaf", machines: one, begin: oneWay(false, true), end: oneWay(false, false)},
 	{Name: "mute", machines: one, begin: oneWay(true, true), end: oneWay(true, false)},
 	{Name: "flap", machines: one, begin: each((*Fleet).flap), end: isolated(false)},
+	{Name: "slow", machines: one, begin: slowBy(150 * time.Millisecond), end: slowBy(0)},
+	{Name: "clock ahead", machines: one, clock: true, begin: clockBy(3 * time.Hour), end: clockBy(0)},
+	{Name: "clock behind", machines: one, clock: true, begin: clockBy(-3 * time.Hour), end: clockBy(0)},
+	{Name: "clock a little off", machines: minority, clock: true, begin: clockBy(time.Second), end: clockBy(0)},
 	{Name: "loss", machines: one, begin: weather(Weather{
 		Delay: time.Millisecond, Jitter: 5 * time.Millisecond, Loss: 0.05, Double: 0.05, Retransmit: 200 * time.Millisecond,
 	}), end: weather(Calm)},
@@ -66,6 +72,14 @@ var Faults = []Fault{
 
 func isolated(cut bool) func(*Fleet, []*Machine) {
 	return each(func(f *Fleet, m *Machine) { f.Isolate(m, cut) })
+}
+
+func slowBy(by time.Duration) func(*Fleet, []*Machine) {
+	return each(func(f *Fleet, m *Machine) { f.Network.Slow(m.Address, by) })
+}
+
+func clockBy(ahead time.Duration) func(*Fleet, []*Machine) {
+	return each(func(_ *Fleet, m *Machine) { m.SetClock(ahead) })
 }
 
 func apart(cut bool) func(*Fleet, []*Machine) {
@@ -163,14 +177,14 @@ func (n *nemesis) run(ctx context.Context, until time.Time) error {
 		n.chance.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		victims := kind.machines(all)
 		n.story.report.Faults++
-		n.befall(kind, victims, time.Second+time.Duration(n.chance.Int64N(int64(25*time.Second))))
+		n.befall(ctx, kind, victims, time.Second+time.Duration(n.chance.Int64N(int64(25*time.Second))))
 		for _, m := range victims {
 			if err := n.fleet.AwaitReady(ctx, m); err != nil {
 				return fmt.Errorf("after %s: %w", kind.Name, err)
 			}
 		}
 		n.story.trouble(victims, false, false)
-		time.Sleep(time.Duration(n.chance.Int64N(int64(10 * time.Second))))
+		_ = pause(ctx, time.Duration(n.chance.Int64N(int64(10*time.Second))))
 	}
 	return ctx.Err()
 }

@@ -41,7 +41,7 @@ func play(t *testing.T, plan Plan) {
 // try runs a plan in a bubble and judges it.
 func try(t *testing.T, plan Plan) (Report, error) {
 	t.Helper()
-	dir, begun := t.TempDir(), time.Now()
+	dir, begun, used := t.TempDir(), time.Now(), cpuTime(t)
 	var report Report
 	var err error
 	var ticks atomic.Int64
@@ -61,7 +61,8 @@ func try(t *testing.T, plan Plan) (Report, error) {
 	real := time.Since(begun)
 	err = errors.Join(err, report.Judge(plan))
 	t.Logf("seed %d: %v; %d pictures of the store, %d replicas compared", plan.Seed, report.Clients, report.Reads, report.Compared)
-	t.Logf("seed %d: %d faults in %s of virtual time, %s real, %.1f times as fast", plan.Seed, report.Faults, report.Virtual.Round(time.Second), real.Round(time.Millisecond), report.Virtual.Seconds()/real.Seconds())
+	t.Logf("seed %d: %d faults in %s of virtual time, %s real, %.1f times as fast, %.0f s of CPU", plan.Seed, report.Faults, report.Virtual.Round(time.Second),
+		real.Round(time.Millisecond), report.Virtual.Seconds()/real.Seconds(), (cpuTime(t) - used).Seconds())
 	return report, err
 }
 
@@ -75,7 +76,21 @@ func TestFaults(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			play(t, Plan{
 				Seed: seed, Peers: peersWanted(t, 3), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 2, Deployment: 3, StatefulSet: 2},
-				Faults: Faults, For: time.Minute, Settle: 2 * time.Minute, ReplaceAfter: 8 * time.Second,
+				Faults: Faults, For: virtualWanted(t, time.Minute), Settle: 2 * time.Minute, ReplaceAfter: 8 * time.Second,
+			})
+		})
+	}
+}
+
+// TestNinePeers hurts nine peers with nine shards in three zones: several faults at once on any machines, then all is healed and must come
+// to rest. SHOAL_FLEET_SEEDS=1-20 and SHOAL_FLEET_FOR=10m are the longer form.
+func TestNinePeers(t *testing.T) {
+	for _, seed := range seeds(t, 1, 1) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			play(t, Plan{
+				Seed: seed, Peers: peersWanted(t, 9), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 3, Deployment: 4, StatefulSet: 2},
+				Faults: Faults, Mode: Safety, For: virtualWanted(t, 12*time.Second), Settle: 3 * time.Minute, ReplaceAfter: 8 * time.Second,
+				Users: Users{MinPerMinute: 60},
 			})
 		})
 	}
@@ -106,4 +121,17 @@ func peersWanted(t *testing.T, otherwise int) int {
 		t.Fatalf("SHOAL_FLEET_PEERS=%s is no number of peers", text)
 	}
 	return n
+}
+
+// virtualWanted is how much virtual time the environment wants (SHOAL_FLEET_FOR=1h), or the given one.
+func virtualWanted(t *testing.T, otherwise time.Duration) time.Duration {
+	text := os.Getenv("SHOAL_FLEET_FOR")
+	if text == "" {
+		return otherwise
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		t.Fatalf("SHOAL_FLEET_FOR=%s is no time", text)
+	}
+	return d
 }

@@ -9,15 +9,15 @@ import (
 )
 
 // TestIdlePeers runs peers that have nothing to do, and tells what one of them costs: that is what an idle peer costs on a host,
-// without its kernel's part. SHOAL_FLEET_PEERS=9 is for profiles; a virtual minute of the default is cheap.
+// without its kernel's part. SHOAL_FLEET_PEERS=9 and SHOAL_FLEET_FOR=1h are for profiles; a virtual minute of the default is cheap.
 func TestIdlePeers(t *testing.T) {
 	peers, dir := peersWanted(t, 1), t.TempDir()
 	var used, took time.Duration
-	const virtual = time.Minute
+	virtual := virtualWanted(t, time.Minute)
 	synctest.Test(t, func(t *testing.T) {
 		f := Open(dir, 1, logger())
 		defer f.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		ctx, cancel := context.WithTimeout(context.Background(), virtual+time.Hour)
 		defer cancel()
 		if err := f.Grow(ctx, peers); err != nil {
 			t.Error(err)
@@ -28,7 +28,7 @@ func TestIdlePeers(t *testing.T) {
 		time.Sleep(virtual)
 		used, took = cpuTime(t)-before, realTime(t)-begun
 	})
-	t.Logf("%d idle peers: %.0f ms of CPU a peer and virtual minute, %.0f times as fast as real time", peers, used.Seconds()*1000/float64(peers), virtual.Seconds()/took.Seconds())
+	t.Logf("%d idle peers: %.0f ms of CPU a peer and virtual minute, %.0f times as fast as real time", peers, used.Seconds()*1000/float64(peers)/virtual.Minutes(), virtual.Seconds()/took.Seconds())
 }
 
 // cpuTime is what this process has used.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -47,6 +48,8 @@ type Machine struct {
 	known   map[string]pods.SandboxSpec
 	again   []string // pods of which a container was started again
 	peerID  string   // of the last peer that served here
+
+	skew atomic.Int64 // how far the wall clock is ahead, in nanoseconds
 }
 
 func newMachine(network *Network, name string, address netip.Addr, dir string) *Machine {
@@ -84,6 +87,7 @@ func (p process) parts() peer.Machine {
 			return m.network.dial(ctx, m.Address, address)
 		},
 		Admin:   func(string) (net.Listener, error) { return m.network.listen(m.Address, adminPort) },
+		Now:     m.now,
 		StoreFS: m.disk.FS(), Frugal: true,
 		Runtime: runtime{Engine: m.engine, process: p},
 		Links:   m.links, Device: m.device, Ruleset: m.rules, Volumes: usage{m.volumes},
@@ -259,6 +263,12 @@ func (m *Machine) addresses() []string {
 	}
 	return out
 }
+
+// SetClock sets the wall clock wrong by so much; 0 sets it right.
+func (m *Machine) SetClock(ahead time.Duration) { m.skew.Store(int64(ahead)) }
+
+// now is the wall clock.
+func (m *Machine) now() time.Time { return time.Now().Add(time.Duration(m.skew.Load())) }
 
 // learn notes who serves here.
 func (m *Machine) learn(peerID string) {

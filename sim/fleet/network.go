@@ -21,7 +21,8 @@ type Network struct {
 	mu        sync.Mutex
 	chance    *rand.Rand
 	weather   Weather
-	cut       map[[2]netip.Addr]bool // from, to: nothing arrives
+	cut       map[[2]netip.Addr]bool       // from, to: nothing arrives
+	slow      map[netip.Addr]time.Duration // how much later arrives what a machine sends or is sent
 	listeners map[netip.AddrPort]*listener
 	sockets   map[netip.AddrPort]*socket
 	streams   map[*stream]struct{}
@@ -43,7 +44,7 @@ var Calm = Weather{Delay: 200 * time.Microsecond, Retransmit: 200 * time.Millise
 // NewNetwork returns a calm network without machines.
 func NewNetwork(seed uint64) *Network {
 	return &Network{
-		chance: rand.New(rand.NewPCG(seed, 0x6e6574)), weather: Calm, cut: map[[2]netip.Addr]bool{},
+		chance: rand.New(rand.NewPCG(seed, 0x6e6574)), weather: Calm, cut: map[[2]netip.Addr]bool{}, slow: map[netip.Addr]time.Duration{},
 		listeners: map[netip.AddrPort]*listener{}, sockets: map[netip.AddrPort]*socket{}, streams: map[*stream]struct{}{},
 	}
 }
@@ -53,6 +54,18 @@ func (n *Network) SetWeather(w Weather) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.weather = w
+}
+
+// Slow has everything that a machine sends, and that is sent to it, arrive so much later; 0 ends it.
+func (n *Network) Slow(machine netip.Addr, by time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow[machine] = by
+}
+
+// delay is how long everything takes from one address to another; n.mu is held.
+func (n *Network) delay(from, to netip.Addr) time.Duration {
+	return n.weather.Delay + n.slow[from] + n.slow[to]
 }
 
 // Cut ends or mends the way from one address to another; the way back is another.
@@ -139,7 +152,7 @@ func (n *Network) dial(ctx context.Context, from netip.Addr, address string) (ne
 	}
 	for {
 		n.mu.Lock()
-		l, delay := n.listeners[to], n.weather.Delay
+		l, delay := n.listeners[to], n.delay(from, to.Addr())
 		blocked := n.cut[[2]netip.Addr{from, to.Addr()}] || n.cut[[2]netip.Addr{to.Addr(), from}]
 		n.mu.Unlock()
 		if !blocked {
@@ -300,7 +313,7 @@ func (n *Network) fates(from, to netip.Addr) []time.Duration {
 	}
 	var delays []time.Duration
 	for range copies {
-		delay := w.Delay
+		delay := n.delay(from, to)
 		if w.Jitter > 0 {
 			delay += time.Duration(n.chance.Int64N(int64(w.Jitter)))
 		}

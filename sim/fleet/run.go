@@ -39,6 +39,9 @@ type Plan struct {
 	Faults  []Fault       // kinds to draw from; none is a calm run
 	For     time.Duration // of virtual time with faults
 	Settle  time.Duration // within which everything must be as desired after the last fault
+	Calm    time.Duration // for how long the checkers look on after that: some promises are broken late
+	// Enough, if there is one, ends the run when it says so of a violation.
+	Enough func(Violation) bool
 }
 
 // Report is what came of a run.
@@ -80,6 +83,8 @@ type run struct {
 	lost   map[string]bool // machines that have lost their power once
 	vips   []vip.FrontKey
 	core   []*Machine // who has to do without the rest; nil is everybody
+	enough context.CancelFunc
+	found  bool // what Plan.Enough waits for
 }
 
 // machines are those that must work in the end.
@@ -133,6 +138,8 @@ func Run(ctx context.Context, dir string, plan Plan, log *slog.Logger) (Report, 
 }
 
 func (r *run) hurtAndJudge(ctx context.Context) error {
+	ctx, r.enough = context.WithCancel(ctx)
+	defer r.enough()
 	watching, stop := context.WithCancel(ctx)
 	var checkers sync.WaitGroup
 	for _, check := range []func(context.Context){r.watchIdentities, r.watchRestarts, r.watchStore, r.watchVIPs, r.watchReplicas, r.watchVoters} {
@@ -143,20 +150,36 @@ func (r *run) hurtAndJudge(ctx context.Context) error {
 	if len(r.plan.Faults) > 0 {
 		n := &nemesis{fleet: r.fleet, chance: rand.New(rand.NewPCG(r.plan.Seed, 0x6661756c74)), kinds: r.plan.Faults, story: r}
 		if err := r.hurtFleet(ctx, n); err != nil {
-			return err
+			return r.unless(err)
 		}
-	} else {
-		time.Sleep(r.plan.For)
+	} else if err := pause(ctx, r.plan.For); err != nil {
+		return r.unless(err)
 	}
 	took, err := r.await(ctx, r.plan.Settle)
 	r.report.Settled = took
+	if ctx.Err() != nil {
+		return r.unless(err)
+	}
 	if err != nil {
 		r.blame("convergence", "%s after the last fault: %v", r.plan.Settle, err)
 		return nil
 	}
 	r.note("everything is as desired, %.1f s after the last fault", took.Seconds())
+	if err := pause(ctx, r.plan.Calm); err != nil {
+		return r.unless(err)
+	}
 	r.users.finish(ctx, r.machines())
 	return nil
+}
+
+// unless is the error that ended a run, nil if that was because what it was to find has been found.
+func (r *run) unless(err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.found {
+		return nil
+	}
+	return err
 }
 
 // await waits until everything is as desired.
@@ -215,6 +238,10 @@ func (r *run) blame(checker, format string, args ...any) {
 		r.wrong[checker+v.Message] = true
 		r.report.Violations = append(r.report.Violations, v)
 		r.report.Events = append(r.report.Events, Event{v.At, "WRONG: " + v.String()})
+		if r.plan.Enough != nil && r.plan.Enough(v) {
+			r.found = true
+			r.enough()
+		}
 	}
 }
 

@@ -30,46 +30,54 @@ const (
 func (n *nemesis) storm(ctx context.Context, until time.Time) error {
 	var faults sync.WaitGroup
 	var mu sync.Mutex
-	hurt := map[*Machine]bool{}
+	hurt, clocks := map[*Machine]bool{}, false
 	for time.Now().Before(until) && ctx.Err() == nil {
 		kind := n.kinds[n.chance.IntN(len(n.kinds))]
 		victims := n.fleet.Machines()
 		n.chance.Shuffle(len(victims), func(i, j int) { victims[i], victims[j] = victims[j], victims[i] })
-		victims = victims[:1+n.chance.IntN(len(victims))]
+		some := victims[:1+n.chance.IntN(len(victims))]
 		lasts := time.Second + time.Duration(n.chance.Int64N(int64(20*time.Second)))
 		then := time.Duration(n.chance.Int64N(int64(6 * time.Second)))
 		mu.Lock()
-		victims = slices.DeleteFunc(victims, func(m *Machine) bool { return hurt[m] })
-		for _, m := range victims {
+		switch {
+		case kind.clock && clocks:
+			some = nil
+		case kind.clock:
+			some = kind.machines(victims)
+		}
+		some = slices.DeleteFunc(some, func(m *Machine) bool { return hurt[m] })
+		for _, m := range some {
 			hurt[m] = true
 		}
+		clocks = clocks || kind.clock && len(some) > 0
 		mu.Unlock()
-		if len(victims) > 0 {
+		if len(some) > 0 {
 			n.story.report.Faults++
 			faults.Go(func() {
-				n.befall(kind, victims, lasts)
+				n.befall(ctx, kind, some, lasts)
 				mu.Lock()
 				defer mu.Unlock()
-				for _, m := range victims {
+				for _, m := range some {
 					delete(hurt, m)
 				}
+				clocks = clocks && !kind.clock
 			})
 		}
-		time.Sleep(then)
+		_ = pause(ctx, then)
 	}
 	faults.Wait()
 	return ctx.Err()
 }
 
 // befall is one fault from its beginning to its end.
-func (n *nemesis) befall(kind Fault, victims []*Machine, lasts time.Duration) {
+func (n *nemesis) befall(ctx context.Context, kind Fault, victims []*Machine, lasts time.Duration) {
 	names := namesOf(victims)
 	n.story.note("%s%s for %.1f s", kind.Name, names, lasts.Seconds())
 	n.story.trouble(victims, true, kind.power)
 	recorder := n.story.users.crowd.Recorder
 	began := recorder.Now()
 	kind.begin(n.fleet, victims)
-	time.Sleep(lasts)
+	_ = pause(ctx, lasts) // what has begun is ended also when the run is
 	kind.end(n.fleet, victims)
 	n.story.note("%s%s is over", kind.Name, names)
 	minority := n.story.plan.Mode == OneByOne && 2*len(victims) < len(n.fleet.Machines())

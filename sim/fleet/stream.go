@@ -45,11 +45,11 @@ func (n *Network) stream(from, to netip.AddrPort) *stream {
 	return s
 }
 
-// arrival is when something written now arrives.
-func (n *Network) arrival() time.Duration {
+// arrival is how long a segment takes that is written now.
+func (n *Network) arrival(from, to netip.Addr) time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delay := n.weather.Delay
+	delay := n.delay(from, to)
 	if n.weather.Loss > 0 && n.chance.Float64() < n.weather.Loss {
 		delay += n.weather.Retransmit
 	}
@@ -78,7 +78,7 @@ func (s *stream) write(b []byte) (int, error) {
 			s.mu.Unlock()
 			return written, os.ErrDeadlineExceeded
 		case s.held < streamBuffer:
-			at := time.Now().Add(s.network.arrival())
+			at := time.Now().Add(s.network.arrival(s.from.Addr(), s.to.Addr()))
 			if at.Before(s.last) {
 				at = s.last
 			}
