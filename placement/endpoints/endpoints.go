@@ -83,6 +83,9 @@ type backend struct {
 	node        *corev1.Node
 	ready       bool // its Ready condition is true and its node is
 	terminating bool
+	// at are its addresses of one type, which slices and Endpoints ask for.
+	family discoveryv1.AddressType
+	at     []string
 }
 
 func (p *planner) findBackends() {
@@ -138,11 +141,18 @@ func (p *planner) families() []discoveryv1.AddressType {
 	return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4}
 }
 
-// addresses are a backend's addresses of one type, in canonical form.
+// addresses are a backend's addresses of one type, in canonical form. They are shared.
 func (b *backend) addresses(family discoveryv1.AddressType) []string {
-	ips := b.pod.Status.PodIPs
+	if b.family != family {
+		b.family, b.at = family, addressesOf(b.pod, family)
+	}
+	return b.at
+}
+
+func addressesOf(pod *corev1.Pod, family discoveryv1.AddressType) []string {
+	ips := pod.Status.PodIPs
 	if len(ips) == 0 {
-		ips = []corev1.PodIP{{IP: b.pod.Status.PodIP}}
+		ips = []corev1.PodIP{{IP: pod.Status.PodIP}}
 	}
 	var addresses []string
 	for _, ip := range ips {
@@ -183,7 +193,7 @@ func (p *planner) endpoint(b *backend, addresses []string) discoveryv1.Endpoint 
 		Conditions: discoveryv1.EndpointConditions{
 			Ready: ptr.To(p.leadsTo(b)), Serving: ptr.To(b.ready), Terminating: ptr.To(b.terminating),
 		},
-		TargetRef: b.reference(),
+		TargetRef: ptr.To(b.reference()),
 		NodeName:  ptr.To(b.pod.Spec.NodeName),
 		Hints:     p.hints(b),
 	}
@@ -203,9 +213,14 @@ func (p *planner) shows(e *discoveryv1.Endpoint, b *backend) bool {
 		return ptr.Deref(have, "") == want && (have == nil) == (want == "")
 	}
 	return is(e.Conditions.Ready, p.leadsTo(b)) && is(e.Conditions.Serving, b.ready) && is(e.Conditions.Terminating, b.terminating) &&
-		e.TargetRef != nil && *e.TargetRef == *b.reference() && e.NodeName != nil && *e.NodeName == b.pod.Spec.NodeName &&
+		e.TargetRef != nil && *e.TargetRef == b.reference() && e.NodeName != nil && *e.NodeName == b.pod.Spec.NodeName &&
 		same(e.Zone, b.zone()) && same(e.Hostname, p.hostname(b)) && len(e.DeprecatedTopology) == 0 &&
-		apiequality.Semantic.DeepEqual(e.Hints, p.hints(b))
+		sameHints(e.Hints, p.hints(b))
+}
+
+// sameHints compares hints, which mostly are none on both sides.
+func sameHints(a, b *discoveryv1.EndpointHints) bool {
+	return a == b || a != nil && b != nil && apiequality.Semantic.DeepEqual(a, b)
 }
 
 // leadsTo tells whether a backend's endpoint says that it is ready.
@@ -240,8 +255,8 @@ func (p *planner) hints(b *backend) *discoveryv1.EndpointHints {
 	return &h
 }
 
-func (b *backend) reference() *corev1.ObjectReference {
-	return &corev1.ObjectReference{Kind: "Pod", Namespace: b.pod.Namespace, Name: b.pod.Name, UID: b.pod.UID}
+func (b *backend) reference() corev1.ObjectReference {
+	return corev1.ObjectReference{Kind: "Pod", Namespace: b.pod.Namespace, Name: b.pod.Name, UID: b.pod.UID}
 }
 
 // port is a service port as one pod answers it.

@@ -62,6 +62,7 @@ func (p *planner) planEndpoints() {
 func (p *planner) subsets() (subsets []corev1.EndpointSubset, cut bool) { //nolint:staticcheck // see planEndpoints
 	family := p.families()[0]
 	index := map[string]int{}
+	references := make([]corev1.ObjectReference, len(p.backends))
 	left := maxAddresses
 	// Ready addresses come first, so that cutting off takes others.
 	for _, ready := range []bool{true, false} {
@@ -85,8 +86,9 @@ func (p *planner) subsets() (subsets []corev1.EndpointSubset, cut bool) { //noli
 				index[key] = at
 				subsets = append(subsets, corev1.EndpointSubset{Ports: p.subsetPorts(b)}) //nolint:staticcheck // see planEndpoints
 			}
+			references[i] = b.reference()
 			address := corev1.EndpointAddress{ //nolint:staticcheck // see planEndpoints
-				IP: addresses[0], Hostname: p.hostname(b), NodeName: &b.pod.Spec.NodeName, TargetRef: b.reference(),
+				IP: addresses[0], Hostname: p.hostname(b), NodeName: &b.pod.Spec.NodeName, TargetRef: &references[i],
 			}
 			if ready {
 				subsets[at].Addresses = append(subsets[at].Addresses, address)

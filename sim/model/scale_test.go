@@ -12,8 +12,8 @@ import (
 )
 
 // BenchmarkScale simulates whole clusters with a hundred pods per node, up to 10,000 peers, 256 shards (the meta shard is one of them: it is
-// as many as a revision can carry) and 1,000,000 pods, all of which run from the beginning. Then one node in a hundred, at most twenty, loses its power, and
-// its pods are replaced. Metrics, of CPU time (of all threads) as well as of real time, because the machine may have other work:
+// as many as a revision can carry) and 1,000,000 pods, all of which run from the beginning. Then one node in a hundred, at most twenty, loses
+// its power, and its pods are replaced. Metrics, of CPU time (of all threads) as well as of real time, because the machine may have other work:
 //
 //	start-cpu-s        seconds of CPU until every pod is as desired
 //	steady-v-s/s       virtual seconds per second while nothing happens: leases, status, checkers, clients
