@@ -44,6 +44,8 @@ type View struct {
 	ring     []int32          // slots by hash; nil after a change
 	zones    map[string]int   // how many nodes with an object each has
 	troubled map[string]*Node // see Troubled
+	// topologies are those asked for so far, by label; nil after a change
+	topologies map[string]*Topology
 
 	pods    map[types.NamespacedName]*Pod
 	podsIn  map[string]map[string]*Pod

@@ -272,9 +272,12 @@ func (v *View) upsertNode(o *corev1.Node) {
 	if n.slot < 0 {
 		n.slot = len(v.slots)
 		v.slots = append(v.slots, n)
-		v.names, v.ring = nil, nil
+		v.names, v.ring, v.topologies = nil, nil, nil
 	}
 	old := n.Object
+	if old != nil {
+		v.relabelled(old.Labels, o.Labels)
+	}
 	n.Object = o
 	n.Allocatable = ResourcesOf(o.Status.Allocatable)
 	n.Images = nil
@@ -301,7 +304,7 @@ func (v *View) deleteNode(name string) {
 	v.slots[n.slot] = last
 	last.slot = n.slot
 	v.slots = v.slots[:len(v.slots)-1]
-	v.names, v.ring = nil, nil
+	v.names, v.ring, v.topologies = nil, nil, nil
 	old := n.Object
 	n.Object, n.Allocatable, n.Images, n.slot = nil, Resources{}, nil, -1
 	v.countNode(n)

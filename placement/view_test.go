@@ -128,6 +128,28 @@ func checkTroubled(t *rapid.T, v *View) {
 	}
 }
 
+// checkTopology compares the nodes of each zone, as the view keeps them, with a look at every node. Called between changes, it also has the
+// view keep them.
+func checkTopology(t *rapid.T, v *View) {
+	kept := v.Topology(corev1.LabelTopologyZone)
+	zones := map[string][]int32{}
+	for slot, n := range v.Slots() {
+		zone := n.Object.Labels[corev1.LabelTopologyZone]
+		zones[zone] = append(zones[zone], int32(slot))
+		if !slices.Contains(kept.Members[kept.Domain[slot]], int32(slot)) {
+			t.Fatalf("slot %d is not in its own domain %d: %v", slot, kept.Domain[slot], kept.Members)
+		}
+	}
+	for zone, slots := range zones {
+		if members := kept.Members[kept.Domain[slots[0]]]; !slices.Equal(members, slots) {
+			t.Fatalf("zone %q has the slots %v, kept are %v", zone, slots, members)
+		}
+	}
+	if len(kept.Domain) != len(v.Slots()) || len(kept.Members) != len(zones) {
+		t.Fatalf("%d slots and %d zones are kept, there are %d and %d", len(kept.Domain), len(kept.Members), len(v.Slots()), len(zones))
+	}
+}
+
 // TestIncrementalEqualsRebuilt: after any history the view is the same as one that was built from
 // what is left, in another order.
 func TestIncrementalEqualsRebuilt(t *testing.T) {
@@ -165,6 +187,9 @@ func TestIncrementalEqualsRebuilt(t *testing.T) {
 				v.SetUsage(u)
 				usage[u.Node] = u
 			}
+			if rapid.Bool().Draw(t, "schedules") {
+				checkTopology(t, v)
+			}
 		}
 		fresh := NewView()
 		for _, name := range slices.Sorted(maps.Keys(pods)) {
@@ -177,6 +202,7 @@ func TestIncrementalEqualsRebuilt(t *testing.T) {
 			fresh.SetUsage(u)
 		}
 		checkTroubled(t, v)
+		checkTopology(t, v)
 		if got, want := face(v), face(fresh); got != want {
 			t.Fatalf("grown:\n%s\nrebuilt:\n%s", got, want)
 		}

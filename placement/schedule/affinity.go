@@ -22,24 +22,24 @@ type affinityCounts struct {
 
 // domainCount is an amount per domain of a topology.
 type domainCount struct {
-	topology *topology
+	topology *placement.Topology
 	amount   []int64
 }
 
 func (b *batch) domainCount(key string) domainCount {
 	t := b.topology(key)
-	return domainCount{topology: t, amount: make([]int64, len(t.members))}
+	return domainCount{topology: t, amount: make([]int64, len(t.Members))}
 }
 
 func (d *domainCount) add(slot int, by int64) {
-	if domain := d.topology.domain[slot]; domain >= 0 {
+	if domain := d.topology.Domain[slot]; domain >= 0 {
 		d.amount[domain] += by
 	}
 }
 
 // at is the amount around a slot, and whether the slot has the label at all.
 func (d *domainCount) at(slot int) (int64, bool) {
-	domain := d.topology.domain[slot]
+	domain := d.topology.Domain[slot]
 	if domain < 0 {
 		return 0, false
 	}
@@ -135,7 +135,7 @@ func (c *class) eachMatching(term *placement.AffinityTerm, f amount) {
 
 func (a *affinityCounts) want(slot int, pods int64) {
 	for i := range a.wanted {
-		if a.wanted[i].topology.domain[slot] >= 0 {
+		if a.wanted[i].topology.Domain[slot] >= 0 {
 			a.wanted[i].add(slot, pods)
 			a.total += pods
 		}
@@ -186,7 +186,7 @@ func (a *affinityCounts) addOthers(c *class, theirs *placement.PodAffinity, wher
 		if term := &theirs.RequiredAnti[i]; term.Matches(c.pod.Object, a.namespace) {
 			d := byKey(&a.repelled, c.batch, term.TopologyKey)
 			where(func(slot int, pods int64) {
-				if d.topology.domain[slot] >= 0 {
+				if d.topology.Domain[slot] >= 0 {
 					d.add(slot, pods)
 					a.repellers += pods
 				}
@@ -208,7 +208,7 @@ func (a *affinityCounts) addOthers(c *class, theirs *placement.PodAffinity, wher
 // byKey finds or makes the count of a topology key.
 func byKey(counts *[]domainCount, b *batch, key string) *domainCount {
 	for i := range *counts {
-		if (*counts)[i].topology.key == key {
+		if (*counts)[i].topology.Key == key {
 			return &(*counts)[i]
 		}
 	}
@@ -236,7 +236,7 @@ type affinityShift struct {
 // shift counts a pod that comes or goes on a slot.
 func (s *affinityShift) shift(c *class, p *placement.Pod, slot int, by int64) {
 	a := &c.affinity
-	labelled := func(d *domainCount) bool { return d.topology.domain[slot] >= 0 }
+	labelled := func(d *domainCount) bool { return d.topology.Domain[slot] >= 0 }
 	if own := c.pod.Affinity; own != nil {
 		namespace := c.batch.view.NamespaceLabels(p.Object.Namespace)
 		if len(own.Required) > 0 && c.matchesAll(p.Object.Namespace, p.Object.Labels) {
@@ -303,12 +303,12 @@ func (a *affinityCounts) reason(slot int, s *affinityShift) string {
 		}
 	}
 	for i := range a.repelled {
-		if n, _ := a.repelled[i].at(slot); n+s.repelled[a.repelled[i].topology.key] > 0 {
+		if n, _ := a.repelled[i].at(slot); n+s.repelled[a.repelled[i].topology.Key] > 0 {
 			return reasonExistingAnti
 		}
 	}
 	for key, n := range s.repelled {
-		known := slices.ContainsFunc(a.repelled, func(d domainCount) bool { return d.topology.key == key })
+		known := slices.ContainsFunc(a.repelled, func(d domainCount) bool { return d.topology.Key == key })
 		if !known && n > 0 {
 			return reasonExistingAnti
 		}

@@ -25,7 +25,7 @@ type batch struct {
 	ranks      []int32 // per slot: its place on the ring; nil until somebody asks
 	log        []step
 	classes    map[string]*class
-	topologies map[string]*topology
+	topologies map[string]*placement.Topology
 	nominated  [][]*placement.Pod // per slot: waiting pods for which room is kept there
 	nominee    map[types.UID]int  // the reverse
 	claims     claimBook
@@ -61,7 +61,7 @@ func newBatch(v *placement.View, queue []*placement.Pod, now time.Time) *batch {
 	slots := v.Slots()
 	b := &batch{
 		view: v, now: now, nodes: make([]node, len(slots)),
-		classes: map[string]*class{}, topologies: map[string]*topology{},
+		classes: map[string]*class{}, topologies: map[string]*placement.Topology{},
 		nominated: make([][]*placement.Pod, len(slots)), nominee: map[types.UID]int{}, doomed: map[types.UID]bool{},
 		bearings: map[string]string{},
 	}
@@ -212,35 +212,13 @@ func (b *batch) classOf(pod *placement.Pod) *class {
 	return c
 }
 
-// topology groups the nodes by a label.
-type topology struct {
-	key     string
-	domain  []int32   // per slot: index of the label's value; -1 without the label
-	members [][]int32 // per domain: its slots
-}
-
-func (b *batch) topology(key string) *topology {
-	if t := b.topologies[key]; t != nil {
-		return t
+// topology is the same one for a label during the whole batch: who compares topologies compares pointers.
+func (b *batch) topology(key string) *placement.Topology {
+	t := b.topologies[key]
+	if t == nil {
+		t = b.view.Topology(key)
+		b.topologies[key] = t
 	}
-	t := &topology{key: key, domain: make([]int32, len(b.nodes))}
-	index := make(map[string]int32, 16)
-	for slot := range b.nodes {
-		value, ok := b.nodes[slot].Object.Labels[key]
-		if !ok {
-			t.domain[slot] = -1
-			continue
-		}
-		i, known := index[value]
-		if !known {
-			i = int32(len(t.members))
-			index[value] = i
-			t.members = append(t.members, nil)
-		}
-		t.domain[slot] = i
-		t.members[i] = append(t.members[i], int32(slot))
-	}
-	b.topologies[key] = t
 	return t
 }
 

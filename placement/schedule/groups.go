@@ -17,8 +17,8 @@ import (
 // logarithm of the nodes.
 type groups struct {
 	ring    []int32 // slots by hash, for ties
-	coarse  []*topology
-	fine    []*topology
+	coarse  []*placement.Topology
+	fine    []*placement.Topology
 	list    []group
 	empty   []int32 // groups without members
 	index   map[string]int32
@@ -60,7 +60,9 @@ func (c *class) groupable() bool {
 	return true
 }
 
-func (c *class) isCoarse(t *topology) bool { return len(t.members)*coarseNodes <= len(c.batch.nodes) }
+func (c *class) isCoarse(t *placement.Topology) bool {
+	return len(t.Members)*coarseNodes <= len(c.batch.nodes)
+}
 
 func newGroups(c *class) *groups {
 	b := c.batch
@@ -82,8 +84,8 @@ func newGroups(c *class) *groups {
 // findTopologies lists the topologies that the class reads.
 func (g *groups) findTopologies(c *class) {
 	g.coarse, g.fine = g.coarse[:0], g.fine[:0]
-	seen := map[*topology]bool{}
-	take := func(t *topology) {
+	seen := map[*placement.Topology]bool{}
+	take := func(t *placement.Topology) {
 		switch {
 		case seen[t]:
 		case c.isCoarse(t):
@@ -155,7 +157,7 @@ func (g *groups) free() int32 {
 func (g *groups) writeKey(c *class, slot int) {
 	key := g.key[:0]
 	for _, t := range g.coarse {
-		key = binary.AppendVarint(key, int64(t.domain[slot]))
+		key = binary.AppendVarint(key, int64(t.Domain[slot]))
 	}
 	for _, t := range g.fine {
 		key = g.appendCounts(key, c, t, slot)
@@ -174,8 +176,8 @@ func (g *groups) writeKey(c *class, slot int) {
 
 // appendCounts writes what the class reads of a slot's domain in a topology of many values. Of
 // filters that ask only whether there is somebody, the number does not matter.
-func (g *groups) appendCounts(key []byte, c *class, t *topology, slot int) []byte {
-	d := t.domain[slot]
+func (g *groups) appendCounts(key []byte, c *class, t *placement.Topology, slot int) []byte {
+	d := t.Domain[slot]
 	if d < 0 {
 		return append(key, 0)
 	}
@@ -222,11 +224,11 @@ func (g *groups) follow(c *class, s step) {
 	}
 	g.move(c, int32(s.slot))
 	for _, t := range g.fine {
-		d := t.domain[s.slot]
-		if d < 0 || len(t.members[d]) == 1 {
+		d := t.Domain[s.slot]
+		if d < 0 || len(t.Members[d]) == 1 {
 			continue
 		}
-		for _, slot := range t.members[d] {
+		for _, slot := range t.Members[d] {
 			g.move(c, slot)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 
 // spreadCount is one topology spread constraint with the matching pods per domain.
 type spreadCount struct {
-	topology   *topology
+	topology   *placement.Topology
 	selector   labels.Selector
 	maxSkew    int64
 	minDomains int
@@ -59,7 +59,7 @@ func (c *class) countSpread(constraints []corev1.TopologySpreadConstraint, kind 
 		if s.Matches(labels.Set(c.pod.Object.Labels)) {
 			sc.self = 1
 		}
-		sc.exists, sc.pods = make([]bool, len(sc.topology.members)), make([]int64, len(sc.topology.members))
+		sc.exists, sc.pods = make([]bool, len(sc.topology.Members)), make([]int64, len(sc.topology.Members))
 		if kind == corev1.ScheduleAnyway && constraints[i].TopologyKey == corev1.LabelHostname {
 			sc.perSlot = make([]int64, len(c.batch.nodes))
 		}
@@ -107,7 +107,7 @@ func (c *class) includeNodes(counts []spreadCount, policies []corev1.TopologySpr
 			continue
 		}
 		for i := range counts {
-			domain := counts[i].topology.domain[slot]
+			domain := counts[i].topology.Domain[slot]
 			if domain < 0 ||
 				ptr.Deref(policies[i].NodeAffinityPolicy, corev1.NodeInclusionPolicyHonor) == corev1.NodeInclusionPolicyHonor && !matches(required, n) ||
 				ptr.Deref(policies[i].NodeTaintsPolicy, corev1.NodeInclusionPolicyIgnore) == corev1.NodeInclusionPolicyHonor && !tolerates(c.pod.Object, n) {
@@ -124,7 +124,7 @@ func (c *class) includeNodes(counts []spreadCount, policies []corev1.TopologySpr
 
 func lacksDomain(counts []spreadCount, slot int) bool {
 	for i := range counts {
-		if counts[i].topology.domain[slot] < 0 {
+		if counts[i].topology.Domain[slot] < 0 {
 			return true
 		}
 	}
@@ -163,7 +163,7 @@ func (s *spreadCount) addAt(slot int, by int64) {
 		return
 	}
 	if s.included[slot] {
-		s.pods[s.topology.domain[slot]] += by
+		s.pods[s.topology.Domain[slot]] += by
 		s.fresh = false
 	}
 }
@@ -207,7 +207,7 @@ func (c *class) spreads(slot int) bool {
 func (c *class) spreadReason(slot int, shift []int64) (reason string, hopeless bool) {
 	for i := range c.hard {
 		s := &c.hard[i]
-		domain := s.topology.domain[slot]
+		domain := s.topology.Domain[slot]
 		if domain < 0 {
 			return reasonSpreadLabel, true
 		}
@@ -248,7 +248,7 @@ func (c *class) softSpread() softSpread {
 	n := len(s.counts)
 	s.weights, s.domains, s.bare = make([]float64, n), make([]int, n), make([]bool, n)
 	for i := range s.counts {
-		s.seen = append(s.seen, make([]uint32, len(s.counts[i].topology.members)))
+		s.seen = append(s.seen, make([]uint32, len(s.counts[i].topology.Members)))
 	}
 	return s
 }
@@ -314,7 +314,7 @@ func (s *softSpread) weigh(slot int, nodes int) {
 			s.domains[i] += nodes
 			continue
 		}
-		d := s.counts[i].topology.domain[slot]
+		d := s.counts[i].topology.Domain[slot]
 		if d < 0 {
 			if !s.bare[i] {
 				s.bare[i] = true
@@ -339,7 +339,7 @@ func (s *softSpread) ignores(slot int) bool { return s.needAll && lacksDomain(s.
 func (s *softSpread) crowd(slot int) int64 {
 	var crowd float64
 	for i := range s.counts {
-		d := s.counts[i].topology.domain[slot]
+		d := s.counts[i].topology.Domain[slot]
 		if d < 0 {
 			continue
 		}
