@@ -35,7 +35,7 @@ func TestJoinFlagsReachThePeer(t *testing.T) {
 	got, err := joinWith(t, "10.0.0.1", "node-b:7000", "--token", "t", "--name", "n", "--advertise", "10.0.0.9",
 		"--listen", "10.0.0.9:7444", "--cluster-cidr", "10.1.0.0/16", "--service-cidr", "10.2.0.0/16",
 		"--containerd", "/run/containerd.sock", "--zone", "z", "--label", "a=1", "--label", "b=2", "--cgroup-parent", "lab/p1",
-		"--history-bytes", "64MiB", "--history-age", "1h", "--image-gc-high-threshold", "70", "--image-gc-low-threshold", "60")
+		"--history-bytes", "64MiB", "--history-age", "1h", "--image-gc-high-threshold", "70", "--image-gc-low-threshold", "60", "--voters", "5")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestJoinFlagsReachThePeer(t *testing.T) {
 		got.Name != "n" || got.Advertise != "10.0.0.9" || got.Listen != (listenAddress{"10.0.0.9", 7444}) ||
 		got.ClusterCIDR != "10.1.0.0/16" || got.ServiceCIDR != "10.2.0.0/16" || got.Containerd != "/run/containerd.sock" ||
 		got.Zone != "z" || got.Label["a"] != "1" || got.Label["b"] != "2" || got.CgroupParent != "lab/p1" ||
-		got.HistoryBytes != 64<<20 || got.HistoryAge != time.Hour || got.ImageGCHigh != 70 || got.ImageGCLow != 60 {
+		got.HistoryBytes != 64<<20 || got.HistoryAge != time.Hour || got.ImageGCHigh != 70 || got.ImageGCLow != 60 || got.Voters != 5 {
 		t.Errorf("flags were lost: %+v", got)
 	}
 }

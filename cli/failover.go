@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -111,8 +110,9 @@ func failOver(loader func() clientcmd.ClientConfig) func(*rest.Config) *rest.Con
 			live[config.Host] = chosen
 		}
 		config.Host = chosen
-		config.Dial = dialAny(hostPorts(hosts))
-		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return retryRefused{next} })
+		peers := &anyPeer{addresses: hostPorts(hosts)}
+		config.Dial = peers.dial
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return retryRefused{next, peers.refused} })
 		return config
 	}
 }
@@ -221,38 +221,59 @@ func hostPorts(servers []string) []string {
 	return addresses
 }
 
-// dialAny dials the wanted address, or the one that last answered in its
-// place, and after a failure every other one.
-func dialAny(addresses []string) func(ctx context.Context, network, address string) (net.Conn, error) {
-	var last atomic.Pointer[string]
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
-		if !slices.Contains(addresses, address) {
-			return dialer.DialContext(ctx, network, address)
-		}
-		order := []string{address}
-		if good := last.Load(); good != nil && *good != address {
-			order = []string{*good, address}
-		}
-		for _, other := range addresses {
-			if !slices.Contains(order, other) {
-				order = append(order, other)
-			}
-		}
-		var first error
-		for _, candidate := range order {
-			conn, err := dialer.DialContext(ctx, network, candidate)
-			if err == nil {
-				last.Store(&candidate)
-				return conn, nil
-			}
-			if first == nil || candidate == address {
-				first = err
-			}
-			if ctx.Err() != nil {
-				break
-			}
-		}
-		return nil, first
+// anyPeer dials one of several peers that are as good as each other.
+type anyPeer struct {
+	addresses []string
+
+	lock    sync.Mutex
+	last    string // that answered last
+	leaving string // whose handshake failed last: the others are dialled before it
+}
+
+// dial dials the wanted address, or the one that last answered in its place, and after a failure every other one.
+func (p *anyPeer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
+	if !slices.Contains(p.addresses, address) {
+		return dialer.DialContext(ctx, network, address)
 	}
+	var first error
+	for _, candidate := range p.order(address) {
+		conn, err := dialer.DialContext(ctx, network, candidate)
+		if err == nil {
+			p.lock.Lock()
+			p.last = candidate
+			p.lock.Unlock()
+			return conn, nil
+		}
+		if first == nil || candidate == address {
+			first = err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, first
+}
+
+// order is the one in which the addresses are dialled.
+func (p *anyPeer) order(wanted string) []string {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	var order []string
+	for _, candidate := range slices.Concat([]string{p.last, wanted}, p.addresses) {
+		if candidate != "" && candidate != p.leaving && !slices.Contains(order, candidate) {
+			order = append(order, candidate)
+		}
+	}
+	if p.leaving != "" {
+		order = append(order, p.leaving)
+	}
+	return order
+}
+
+// refused takes in that the peer which was dialled last let nobody in.
+func (p *anyPeer) refused() {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	p.leaving, p.last = p.last, ""
 }

@@ -25,6 +25,7 @@ type Join struct {
 	Listen       listenAddress     `help:"Port, or IP:PORT, to bind (TCP and UDP)." default:"7443" placeholder:"PORT"`
 	ClusterCIDR  string            `name:"cluster-cidr" help:"Range of the pods; chosen at founding. Default: 10.32.0.0/12." placeholder:"RANGE"`
 	ServiceCIDR  string            `name:"service-cidr" help:"Range of the Services; chosen at founding. Default: 10.96.0.0/16." placeholder:"RANGE"`
+	Voters       int               `help:"Replicas of each shard that vote, where there are peers enough: 3 or 5; chosen at founding, later by 'peer set voters'. Default: 3." placeholder:"N"`
 	Containerd   string            `help:"Socket of a containerd that runs already, instead of the embedded one." placeholder:"SOCKET"`
 	Zone         string            `help:"Zone of this node (topology.kubernetes.io/zone)."`
 	Label        map[string]string `help:"Further labels of this node." placeholder:"KEY=VALUE" mapsep:","`

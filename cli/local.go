@@ -113,6 +113,9 @@ func shardState(names map[string]string, shard admin.ShardStatus) string {
 	if shard.Quarantine != "" {
 		state = append(state, "quarantined here: "+shard.Quarantine)
 	}
+	for _, peer := range slices.Sorted(maps.Keys(shard.Quarantined)) {
+		state = append(state, "quarantined on "+named(names, peer)+": "+shard.Quarantined[peer])
+	}
 	if shard.Trouble != "" {
 		state = append(state, shard.Trouble)
 	}

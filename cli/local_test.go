@@ -49,15 +49,17 @@ func TestStatus(t *testing.T) {
 	}
 	status := admin.Status{
 		ClusterID: "c", PeerID: "a1", Name: "alpha", Ready: true, Started: time.Now(), Address: "10.0.0.1:7443",
-		Peers:  []admin.PeerStatus{{PeerID: "a1", Name: "alpha", State: "alive"}, {PeerID: "b2", Name: "beta", State: "suspect"}},
-		Shards: []admin.ShardStatus{{Shard: 3, Leader: "b2", Voters: []string{"b2", "a1", "gone"}, Local: true}},
+		Peers: []admin.PeerStatus{{PeerID: "a1", Name: "alpha", State: "alive"}, {PeerID: "b2", Name: "beta", State: "suspect"}},
+		Shards: []admin.ShardStatus{{
+			Shard: 3, Leader: "b2", Voters: []string{"b2", "a1", "gone"}, Local: true, Quarantined: map[string]string{"b2": "it broke"},
+		}},
 	}
 	startSocket(t, dir, admin.Calls{Status: func(context.Context) (*admin.Status, error) { return &status, nil }})
 	out, err := invoke(t, Parts{}, "status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"alpha (a1) of cluster c: ready", "suspect", "alpha,beta,gone"} {
+	for _, want := range []string{"alpha (a1) of cluster c: ready", "suspect", "alpha,beta,gone", "quarantined on beta: it broke"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("status lacks %q:\n%s", want, out)
 		}

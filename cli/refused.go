@@ -14,8 +14,11 @@ const (
 	refusedPause   = 100 * time.Millisecond
 )
 
-// retryRefused sends requests again whose connection was refused during the TLS handshake.
-type retryRefused struct{ next http.RoundTripper }
+// retryRefused sends requests again whose connection was refused during the TLS handshake, after it has told who dials that this was so.
+type retryRefused struct {
+	next    http.RoundTripper
+	refused func()
+}
 
 // RoundTrip implements http.RoundTripper.
 func (t retryRefused) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -24,6 +27,7 @@ func (t retryRefused) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err == nil || !handshakeRefused(err) || tries == refusedRetries || r.Body != nil && r.GetBody == nil {
 			return response, err
 		}
+		t.refused()
 		select {
 		case <-r.Context().Done():
 			return nil, err

@@ -56,6 +56,9 @@ type Config struct {
 	// means the cluster's, or the default at founding.
 	ClusterCIDR string
 	ServiceCIDR string
+	// Voters is how many replicas of each shard vote where there are peers enough, 3 or 5. It is chosen at founding and is a setting of the
+	// cluster afterwards (`peer set voters`); 0 means the default.
+	Voters int
 	// Containerd is the socket of a containerd already running on the host;
 	// empty means the embedded one.
 	Containerd string
@@ -165,6 +168,9 @@ func (c Config) ValidateFlags() error {
 	}
 	if problems := validation.IsValidLabelValue(c.Zone); len(problems) > 0 {
 		return fmt.Errorf("--zone %q is not a label value: %s", c.Zone, problems[0])
+	}
+	if c.Voters != 0 && !validVoters(c.Voters) {
+		return fmt.Errorf("--voters must be 3 or 5, not %d", c.Voters)
 	}
 	if c.Containerd != "" && !filepath.IsAbs(strings.TrimPrefix(c.Containerd, "unix://")) {
 		return fmt.Errorf("--containerd %q is not the absolute path of a socket", c.Containerd)

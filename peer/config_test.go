@@ -38,6 +38,8 @@ func TestFlagsAreValidated(t *testing.T) {
 		{"address without host", func(c *Config) { c.Addresses = []string{":7443"} }, "address"},
 		{"address with a bad port", func(c *Config) { c.Addresses = []string{"a:http"} }, "no port between"},
 		{"zone", func(c *Config) { c.Zone = "a b" }, "--zone"},
+		{"voters", func(c *Config) { c.Voters = 5 }, ""},
+		{"an even number of voters", func(c *Config) { c.Voters = 4 }, "--voters must be 3 or 5, not 4"},
 		{"containerd", func(c *Config) { c.Containerd = "containerd.sock" }, "--containerd"},
 		{"cluster range no range", func(c *Config) { c.ClusterCIDR = "10.0.0.1" }, "--cluster-cidr"},
 		{"cluster range IPv6", func(c *Config) { c.ClusterCIDR = "fd00::/64" }, "not an IPv4 range"},

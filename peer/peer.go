@@ -209,12 +209,38 @@ func (p *Peer) foundStore(ctx context.Context) error {
 			return fmt.Errorf("founding the store: %w", err)
 		}
 	}
-	if p.self.Founder && !before {
-		if err := os.WriteFile(marker, nil, 0o600); err != nil {
-			return fmt.Errorf("founding the store: %w", err)
-		}
+	if !p.self.Founder {
+		return nil
+	}
+	if before {
+		p.compareVoters(ctx)
+		return nil
+	}
+	if err := p.chooseVoters(ctx); err != nil {
+		return fmt.Errorf("founding the store: %w", err)
+	}
+	if err := os.WriteFile(marker, nil, 0o600); err != nil {
+		return fmt.Errorf("founding the store: %w", err)
 	}
 	return nil
+}
+
+// chooseVoters writes down how many voters the founder was told to found the cluster with.
+func (p *Peer) chooseVoters(ctx context.Context) error {
+	if p.cfg.Voters == 0 {
+		return nil
+	}
+	return retry(ctx, p.log, "write the number of voters down", func(ctx context.Context) error {
+		return p.change(ctx, func(s *settings) { s.Voters = p.cfg.Voters })
+	})
+}
+
+// compareVoters tells whoever starts a founder with --voters again that the cluster has another number by now.
+func (p *Peer) compareVoters(ctx context.Context) {
+	s, _, err := readSettings(ctx, p.host, consensus.Local)
+	if err == nil && p.cfg.Voters != 0 && p.cfg.Voters != s.Voters {
+		p.log.Warn("--voters counts only when the cluster is founded: change the number with `peer set voters`", "given", p.cfg.Voters, "voters", s.Voters)
+	}
 }
 
 // close hands leadership over and ends store, gossip and port, in this order: the store needs the other two.

@@ -86,6 +86,7 @@ func (p *Peer) serveNode(ctx context.Context) error {
 		}
 		return p.renewals.snapshot(), nil
 	}))
+	mux.Handle("POST "+quarantinePath, quarantineHandler(p.host.Quarantined))
 	mux.Handle("POST "+explainPath, p.explainHandler())
 	mux.Handle("POST "+usagePath, answerJSON(func(*http.Request, struct{}) (stats.Use, error) { return p.node.stats.Use(), nil }))
 	group.Go(func() error { return serveHTTP(ctx, listener, mux, p.log) })

@@ -30,6 +30,9 @@ const (
 	leastReplaceAfter   = 5 * time.Second
 )
 
+// validVoters: two votes more than three bear a second failure, an even number bears no more than the odd one below it.
+func validVoters(n int) bool { return n == 3 || n == 5 }
+
 func (s settings) withDefaults() settings {
 	if s.Voters == 0 {
 		s.Voters = defaultVoters
@@ -78,7 +81,7 @@ func (p *Peer) set(ctx context.Context, name, value string, progress func(string
 	switch name {
 	case settingVoters:
 		n, err := strconv.Atoi(value)
-		if err != nil || n != 3 && n != 5 {
+		if err != nil || !validVoters(n) {
 			return fmt.Errorf("%s must be 3 or 5, not %q", name, value)
 		}
 		return p.change(ctx, func(s *settings) { s.Voters = n })

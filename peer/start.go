@@ -103,11 +103,17 @@ func (c Config) HowToStart(ctx context.Context, now time.Time) (Start, *identity
 		}
 		return Founding, nil, nil
 	}
+	if c.Voters != 0 {
+		return "", nil, errVotersOfAnother
+	}
 	if _, err := identity.ParseToken(c.Token); err != nil {
 		return "", nil, err
 	}
 	return Joining, nil, nil
 }
+
+// errVotersOfAnother refuses the choice of the founder to everybody else.
+var errVotersOfAnother = errors.New("--voters is for the peer that founds a cluster, and the one that this peer belongs to is founded already: start without the flag, and run `peer set voters` on any peer to change their number")
 
 // checkResume refuses flags that would make this peer another one, or a member
 // of another cluster, than its data folder says.
@@ -122,6 +128,9 @@ func (c Config) checkResume(ctx context.Context, self *identity.Peer) error {
 		if given, held := pair[0], pair[1]; given != "" && given != held {
 			return fmt.Errorf("the cluster was founded with %s %s, which cannot be changed to %s: start without the flag", flag, held, given)
 		}
+	}
+	if c.Voters != 0 && !self.Founder {
+		return errVotersOfAnother
 	}
 	if c.Token != "" {
 		token, err := identity.ParseToken(c.Token)

@@ -73,6 +73,13 @@ func TestHowToStart(t *testing.T) {
 	if err := os.Chmod(filepath.Join(damaged, "identity", "ca.key"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	joiner, _ := founded(t, "delta")
+	manifest := filepath.Join(joiner, "identity", "identity.json")
+	if text, err := os.ReadFile(manifest); err != nil || !strings.Contains(string(text), `"founder": true`) {
+		t.Fatalf("%s, %v", text, err)
+	} else if err := os.WriteFile(manifest, []byte(strings.Replace(string(text), `"founder": true`, `"founder": false`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	storeOnly := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(storeOnly, "consensus", "wal"), 0o700); err != nil {
 		t.Fatal(err)
@@ -96,6 +103,10 @@ func TestHowToStart(t *testing.T) {
 		{"state and another cluster's address", Config{DataDir: dir, Addresses: []string{home, foreign}}, Resuming, "belongs to another cluster"},
 		{"state and another name", Config{DataDir: dir, Name: "beta"}, Resuming, `belongs to the peer "alpha"`},
 		{"state and another range", Config{DataDir: dir, ServiceCIDR: "10.97.0.0/16"}, Resuming, "cannot be changed to 10.97.0.0/16"},
+		{"voters at founding", Config{Voters: 5}, Founding, ""},
+		{"voters and an address", Config{Voters: 5, Addresses: []string{home}, Token: tokenOf(t, self)}, "", "for the peer that founds"},
+		{"voters and a founder's state", Config{DataDir: dir, Voters: 5}, Resuming, ""},
+		{"voters and a joiner's state", Config{DataDir: joiner, Voters: 5}, Resuming, "for the peer that founds"},
 		{"readable keys", Config{DataDir: damaged}, "", "chmod 600"},
 		{"a store without an identity", Config{DataDir: storeOnly}, "", "holds a store but no identity"},
 	} {

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,28 +106,51 @@ func (p *Peer) describeShards(ctx context.Context, s *admin.Status) {
 			}
 		})
 	}
-	namespaces := p.namespacesPerShard(ctx)
-	all.Wait()
 	alive := map[string]bool{p.self.ID: true}
+	var others []string
 	for _, id := range p.members.Alive() {
 		alive[id] = true
-	}
-	for _, status := range statuses {
-		shard := describeShard(status, alive, p.nameFor)
-		shard.Namespaces = len(namespaces[status.Shard])
-		s.Shards = append(s.Shards, shard)
-		switch {
-		case shard.Quarantine != "" && shard.Trouble == "":
-			s.Problems = append(s.Problems, fmt.Sprintf("shard %d: the replica here is quarantined: %s", shard.Shard, shard.Quarantine))
-		case shard.Trouble != "":
-			s.Problems = append(s.Problems, fmt.Sprintf("shard %d: %s", shard.Shard, shard.Trouble))
-		case shard.Lost:
-			s.Problems = append(s.Problems, fmt.Sprintf("shard %d has no quorum: %s of its %d voters are missing (if they cannot come back: peer recover)",
-				shard.Shard, strings.Join(namesOf(shard.Missing, p.nameFor), ", "), len(shard.Voters)))
-		case shard.Leader == "":
-			s.Problems = append(s.Problems, fmt.Sprintf("shard %d has no leader that this peer knows of", shard.Shard))
+		if id != p.self.ID {
+			others = append(others, id)
 		}
 	}
+	var quarantined map[uint64]map[string]string
+	all.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, statusPatience)
+		defer cancel()
+		quarantined = askQuarantined(ctx, others, p.nodes)
+	})
+	namespaces := p.namespacesPerShard(ctx)
+	all.Wait()
+	for _, status := range statuses {
+		shard := describeShard(status, alive, p.nameFor)
+		shard.Namespaces, shard.Quarantined = len(namespaces[status.Shard]), quarantined[status.Shard]
+		s.Shards = append(s.Shards, shard)
+		s.Problems = append(s.Problems, problemsOf(shard, p.nameFor)...)
+	}
+}
+
+// problemsOf are the sentences that a shard is worth, if any.
+func problemsOf(shard admin.ShardStatus, name func(string) string) []string {
+	var problems []string
+	say := func(format string, args ...any) {
+		problems = append(problems, fmt.Sprintf("shard %d"+format, append([]any{shard.Shard}, args...)...))
+	}
+	switch {
+	case shard.Quarantine != "" && shard.Trouble == "":
+		say(": the replica here is quarantined: %s", shard.Quarantine)
+	case shard.Trouble != "":
+		say(": %s", shard.Trouble)
+	case shard.Lost:
+		say(" has no quorum: %s of its %d voters are missing (if they cannot come back: peer recover)",
+			strings.Join(namesOf(shard.Missing, name), ", "), len(shard.Voters))
+	case shard.Leader == "":
+		say(" has no leader that this peer knows of")
+	}
+	for _, peer := range slices.Sorted(maps.Keys(shard.Quarantined)) {
+		say(": the replica on %s is quarantined: %s", name(peer), shard.Quarantined[peer])
+	}
+	return problems
 }
 
 // describeShard judges one shard. Peers are named by ID but in sentences.

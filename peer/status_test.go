@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"shoal/consensus"
+	"shoal/peer/admin"
 )
 
 func TestDescribeShard(t *testing.T) {
@@ -48,6 +49,34 @@ func TestDescribeShard(t *testing.T) {
 		got := describeShard(test.status, alive, strings.ToUpper)
 		if strings.Join(got.Missing, " ") != test.missing || got.Lost != test.lost || strings.Join(got.Moves, "; ") != test.moves {
 			t.Errorf("%s: %+v", test.name, got)
+		}
+	}
+}
+
+// TestProblemsOf: what keeps a shard from working is said once, and replicas that others left stopped are named, whatever else there is.
+func TestProblemsOf(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		shard admin.ShardStatus
+		want  string
+	}{
+		{"all is well", admin.ShardStatus{Leader: "a"}, ""},
+		{"quarantined here", admin.ShardStatus{Shard: 3, Leader: "a", Quarantine: "it broke"}, "shard 3: the replica here is quarantined: it broke"},
+		{
+			"quarantined on others", admin.ShardStatus{Shard: 3, Leader: "a", Quarantined: map[string]string{"c": "it broke", "b": "so did this"}},
+			"shard 3: the replica on B is quarantined: so did this | shard 3: the replica on C is quarantined: it broke",
+		},
+		{
+			"quarantined on another, and so without a leader", admin.ShardStatus{Shard: 3, Quarantined: map[string]string{"c": "it broke"}},
+			"shard 3 has no leader that this peer knows of | shard 3: the replica on C is quarantined: it broke",
+		},
+		{
+			"without a quorum", admin.ShardStatus{Shard: 3, Lost: true, Voters: []string{"a", "b", "c"}, Missing: []string{"c", "b"}},
+			"shard 3 has no quorum: B, C of its 3 voters are missing (if they cannot come back: peer recover)",
+		},
+	} {
+		if got := strings.Join(problemsOf(test.shard, strings.ToUpper), " | "); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
 		}
 	}
 }

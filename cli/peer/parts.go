@@ -32,7 +32,7 @@ func join(ctx context.Context, flags cli.Join) error {
 	return peer.Run(ctx, peer.Config{
 		DataDir: flags.DataDir, Addresses: flags.Addresses, Token: flags.Token, Advertise: flags.Advertise, Name: flags.Name,
 		ClusterCIDR: flags.ClusterCIDR, ServiceCIDR: flags.ServiceCIDR, Containerd: flags.Containerd,
-		Listen: flags.Listen.IP, Port: flags.Listen.Port, Zone: flags.Zone, Labels: flags.Label,
+		Listen: flags.Listen.IP, Port: flags.Listen.Port, Zone: flags.Zone, Labels: flags.Label, Voters: flags.Voters,
 		CgroupParent: flags.CgroupParent, Version: flags.Version,
 		HistoryBytes: int64(flags.HistoryBytes), HistoryAge: flags.HistoryAge,
 		Images: pods.ImageThresholds{High: flags.ImageGCHigh, Low: flags.ImageGCLow},

@@ -56,6 +56,8 @@ type ShardStatus struct {
 	Moves []string `json:"moves,omitempty"`
 	// Quarantine says why the local replica is left stopped. It is replaced by itself once the shard has a majority without it.
 	Quarantine string `json:"quarantine,omitempty"`
+	// Quarantined says the same of the replicas on other peers, as those that answered in time have it, by peer ID.
+	Quarantined map[string]string `json:"quarantined,omitempty"`
 	// Trouble says why the local replica does not work.
 	Trouble string `json:"trouble,omitempty"`
 }
