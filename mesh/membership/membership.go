@@ -128,6 +128,7 @@ func (m *Membership) serfConfig(c Config, events chan<- serf.Event) *serf.Config
 	s.Tags = c.Tags.encode(c.Name)
 	s.EventCh = events
 	s.ReconnectInterval = reconnectInterval
+	s.Merge = admission{protocol: serf.ProtocolVersionMap[s.ProtocolVersion], delegate: s.ProtocolVersion}
 	s.LogOutput, s.Logger = nil, logger
 
 	l := s.MemberlistConfig

@@ -30,7 +30,10 @@ type transport struct {
 
 const (
 	largestPacket = 64 << 10
-	errorPause    = 50 * time.Millisecond // after a failed read or accept, so that a broken socket does not spin
+	// sealVersion is how all peers seal packets, in their first byte: AES-GCM without padding. memberlist takes the older version 0 too,
+	// and panics over padding that is longer than the message.
+	sealVersion = 1
+	errorPause  = 50 * time.Millisecond // after a failed read or accept, so that a broken socket does not spin
 )
 
 var _ memberlist.Transport = (*transport)(nil)
@@ -98,7 +101,7 @@ func (t *transport) receivePackets() {
 			}
 			continue
 		}
-		if n == 0 {
+		if n == 0 || buf[0] != sealVersion {
 			continue
 		}
 		p := &memberlist.Packet{Buf: append([]byte(nil), buf[:n]...), From: from, Timestamp: time.Now()}
