@@ -30,26 +30,6 @@ func BreakMachine(h *Host, shard uint64) error {
 	return nil
 }
 
-// SendBrokenHeartbeat tells a peer, in the name of the replica that this host holds, that entries are committed which it does not have.
-// dragonboat takes that for the end of the world.
-func SendBrokenHeartbeat(ctx context.Context, h *Host, shard uint64, peer string, replica uint64) error {
-	r, ok := h.replica(shard)
-	if !ok {
-		return fmt.Errorf("no replica of shard %d", shard)
-	}
-	conn, err := h.cfg.Dial(ctx, peer, ServiceRaft)
-	if err != nil {
-		return err
-	}
-	c := &raftConn{conn: conn, log: h.cfg.Logger}
-	defer c.Close()
-	info, _ := h.leaders.get(shard)
-	return c.SendMessageBatch(raftpb.MessageBatch{
-		DeploymentId: h.nh.NodeHostConfig().DeploymentID, BinVer: raftio.TransportBinVersion, SourceAddress: h.cfg.PeerID,
-		Requests: []raftpb.Message{{Type: raftpb.Heartbeat, ShardID: shard, From: r.id, To: replica, Term: info.Term, Commit: 1 << 40}},
-	})
-}
-
 // FaultLimit is faultLimit.
 const FaultLimit = faultLimit
 

@@ -39,6 +39,7 @@ var faultKinds = map[string]faultKind{
 	"shaky":      {help: "packets come late, in another order, twice, or not at all", do: shake},
 	"clock":      {help: "the clock jumps by seconds or hours, forward or back", do: jump},
 	"bit-flip":   {help: "kill -9, and one bit at the end of the log is another one", do: flipBit},
+	"raft-panic": {help: "a message that breaks a raft invariant of one shard's replica", do: panicRaft},
 	"thin":       {help: "a line of 30 to 200 KB/s, which delays and loses", do: thin},
 	"restart":    {help: "a planned restart", do: restart},
 	"roll":       {help: "a planned restart of all peers, one after another", spread: all, gentle: true, do: roll},

@@ -36,6 +36,7 @@ type nemesis struct {
 	lock    sync.Mutex
 	paths   map[string][]lab.Path // of the faults under way
 	damaged *host                 // whose disk lies; there is at most one
+	broken  map[replicaOf]int     // how often raft invariants of a replica were broken
 }
 
 // host is a peer with what is wanted of its process.
@@ -56,7 +57,7 @@ type crashed struct {
 }
 
 func newNemesis(l *lab.Lab, say func(format string, args ...any)) *nemesis {
-	n := &nemesis{lab: l, say: say, paths: map[string][]lab.Path{}}
+	n := &nemesis{lab: l, say: say, paths: map[string][]lab.Path{}, broken: map[replicaOf]int{}}
 	for _, peer := range l.Peers {
 		n.hosts = append(n.hosts, &host{peer: peer, wanted: true, say: say})
 	}
