@@ -23,14 +23,16 @@ func TestAskQuarantined(t *testing.T) {
 	}
 	unknowing := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(unknowing.Close)
+	over := make(chan struct{})
 	addresses := map[string]string{
 		"broken": serve(quarantineHandler(func() map[uint64]string { return map[uint64]string{0: "it broke", 7: "it broke too"} })),
 		"second": serve(quarantineHandler(func() map[uint64]string { return map[uint64]string{7: "so did this"} })),
 		"well":   serve(quarantineHandler(func() map[uint64]string { return nil })),
 		"older":  unknowing.Listener.Addr().String(),
-		"hangs":  serve(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })),
+		"hangs":  serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-over })),
 		"babble": serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"-1":`)) })),
 	}
+	t.Cleanup(func() { close(over) }) // before the servers are closed, which wait for their requests
 	nodes := newNodeClient(func(ctx context.Context, peer, service string) (net.Conn, error) {
 		if addresses[peer] == "" || service != serviceNode {
 			return nil, errors.New("nobody is there")
