@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,19 +21,30 @@ import (
 // growVoters is what the founder is told to found the cluster with.
 const growVoters = 5
 
-// TestGrowAndShrink takes a cluster from one peer to nine and back, by nothing but `peer join` and `peer leave`. Meanwhile clients create,
+// growPeers is how many peers TestGrowAndShrink goes up to: 2, 3, 5 or 9. Nine need the machine for themselves.
+var growPeers = flag.Int("grow.peers", 5, "peers that TestGrowAndShrink goes up to: 2, 3, 5 or 9")
+
+// TestGrowAndShrink takes a cluster from one peer to many and back, by nothing but `peer join` and `peer leave`. Meanwhile clients create,
 // read and list through every peer that stays, an administrator uses kubectl's verbs on the first host, and one watch sees everything. No
 // request may fail, no shard may have fewer voters than before unless there are not peers enough, and what was written is there in the end.
 func TestGrowAndShrink(t *testing.T) {
 	t.Parallel() // much of its time is waiting
+	up := []int{1, 2, 3, 5, 9}
+	most := slices.Index(up, *growPeers)
+	if most < 1 {
+		t.Fatalf("-grow.peers %d is none of %v", *growPeers, up[1:])
+	}
+	up = up[:most+1]
+	down := slices.Clone(up[:len(up)-1])
+	slices.Reverse(down)
 	c := openCluster(t, 1, "--voters", fmt.Sprint(growVoters))
 	c.cfg.JoinArgs = nil // only a founder is told
 	g := &growth{cluster: c, made: map[string]bool{}}
 	g.begin(t)
-	for _, size := range []int{2, 3, 5, 9, 5, 3, 2, 1} {
+	for _, size := range slices.Concat(up[1:], down) {
 		begun := time.Now()
-		for len(g.stay) < size {
-			g.grow(t, size-len(g.stay))
+		if more := size - len(g.stay); more > 0 {
+			g.grow(t, more)
 		}
 		for len(g.stay) > size {
 			g.shrink(t)
