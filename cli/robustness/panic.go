@@ -76,6 +76,7 @@ func breakReplica(ctx context.Context, victim, other *lab.Peer, shard uint64) er
 	if err != nil {
 		return err
 	}
+	exited := victim.Exited() // of this process: the next one starts at once
 	raw, err := victim.Dial(ctx, "tcp", net.JoinHostPort(victim.Address, peerPort))
 	if err != nil {
 		return err
@@ -93,7 +94,7 @@ func breakReplica(ctx context.Context, victim, other *lab.Peer, shard uint64) er
 	}
 	// A connection that is closed too soon takes the frame with it.
 	select {
-	case <-victim.Exited():
+	case <-exited:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%s goes on after what breaks shard %d: %w", victim.Name, shard, ctx.Err())
@@ -122,6 +123,9 @@ const panicLimit = 30 * time.Second
 // panicRaft breaks an invariant of one replica: the process ends in order, and the next one has all shards again. It takes another shard
 // each time, so that no replica is quarantined, which would last for an hour if it happened twice.
 func panicRaft(ctx context.Context, n *nemesis, p planned) error {
+	if len(n.hosts) < 2 {
+		return n.hold(ctx, p) // nobody else holds a replica
+	}
 	at := p.peers[0]
 	victim, other := n.hosts[at], n.hosts[(at+1)%len(n.hosts)]
 	victim.excuse(true)
