@@ -18,6 +18,8 @@ const (
 	bugReplicaDrifts   = "one replica applies entries differently"
 	bugOldRevision     = "a read shows an older state than the revision that it was asked for"
 	bugEventSkipped    = "events are skipped when a watch moves to another copy"
+	bugBoundarySkipped = "a watch of several shards loses events where it goes from one to another"
+	bugNoOneMoment     = "a list of several shards shows each as it is now, not at one revision"
 	bugBrokenLease     = "a node that counts as lost believes that it has renewed its lease"
 	bugRestartKills    = "a peer that starts again ends what ran before"
 	bugReadyUnheard    = "a node calls itself ready although its lease is not renewed"

@@ -20,6 +20,8 @@ var deliberateBugs = []struct {
 	{bugStaleRead, "linearizable", 1, leaderCutAgainAndAgain},
 	{bugOldRevision, checkerRevisions, 1, storeUnder(Part)},
 	{bugEventSkipped, "resumable", 7, storeUnder(Crash)},
+	{bugBoundarySkipped, "reliable", 1, storeUnder(Crash)},
+	{bugNoOneMoment, "reads", 1, storeUnder(Crash)},
 	{bugAnyClock, checkerClock, 1, storeUnder(Jump)},
 	{bugFenceSecondLate, checkerFencing, 2, threeCutInTurn},
 	{bugFenceLate, checkerIdentity, 2, threeCutInTurn},

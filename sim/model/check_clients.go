@@ -12,14 +12,19 @@ import (
 // survive, each object's operations have one order that agrees with real time, watches tell everything in order, and no client sees a
 // revision go back. The judges are those of sim/history; their names are the checkers'.
 type clientsCheck struct {
-	history  history.History
-	watchers []*watcher
-	watches  int
-	lost     map[uint64]bool // shards that were recovered from a copy: what was acknowledged there may be gone
+	history   history.History
+	watchers  []*watcher
+	overseers []*overseer
+	watches   int
+	lost      map[uint64]bool // shards that were recovered from a copy: what was acknowledged there may be gone
 }
 
-// modelClients is how many clients there are, besides a watcher for each of the first data shards.
-const modelClients = 4
+// modelClients is how many clients there are, besides a watcher for each of the first data shards, and modelOverseers how many follow all of
+// them.
+const (
+	modelClients   = 4
+	modelOverseers = 2
+)
 
 // begin starts the clients once workloads are written.
 func (c *clientsCheck) begin(m *Model) {
@@ -36,6 +41,11 @@ func (c *clientsCheck) begin(m *Model) {
 		c.watchers = append(c.watchers, w)
 		m.after(2*time.Second, "watch", w.look)
 	}
+	for i := range modelOverseers {
+		o := &overseer{model: m, id: 2*modelClients + i}
+		c.overseers = append(c.overseers, o)
+		m.after(2*time.Second, "watch all", o.look)
+	}
 }
 
 // forget takes a shard out of what is judged.
@@ -51,7 +61,10 @@ func (c *clientsCheck) finish(m *Model) {
 			w.close("")
 		}
 	}
-	for _, s := range m.shards[1:] {
+	for _, o := range c.overseers {
+		o.leave("", "")
+	}
+	for _, s := range m.clientShards() {
 		if s.leads == nil || c.lost[s.number] {
 			continue
 		}
@@ -87,6 +100,9 @@ func (c *clientsCheck) judged(m *Model) *history.History {
 		return &c.history
 	}
 	drop := func(key string) bool {
+		if key == clientPrefix {
+			return true
+		}
 		for _, s := range m.shards {
 			if c.lost[s.number] && strings.HasPrefix(key, shardPrefix(s)) {
 				return true
@@ -94,7 +110,7 @@ func (c *clientsCheck) judged(m *Model) *history.History {
 		}
 		return false
 	}
-	h := &history.History{}
+	h := &history.History{Transactions: c.history.Transactions}
 	for _, op := range c.history.Operations {
 		if !drop(op.Key) {
 			h.Operations = append(h.Operations, op)

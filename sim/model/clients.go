@@ -2,8 +2,11 @@ package model
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
+	"shoal/consensus/merge"
 	"shoal/consensus/store"
 	"shoal/sim/history"
 )
@@ -36,22 +39,33 @@ func shardPrefix(s *shard) string { return fmt.Sprintf("%s%d/", clientPrefix, s.
 
 // begin notes an operation. Its outcome is unknown until end is called, which counts once.
 func (c *client) begin(op history.Operation) (end func(func(*history.Operation))) {
+	all := c.beginAll([]history.Operation{op})
+	return func(fill func(*history.Operation)) { all(func(ops []history.Operation) { fill(&ops[0]) }) }
+}
+
+// beginAll is begin for what is asked for at once.
+func (c *client) beginAll(ops []history.Operation) (end func(func([]history.Operation))) {
 	m := c.model
 	record := &m.checks.clients.history
-	op.ID, op.Client, op.Peer, op.Invoke, op.Return, op.Outcome = len(record.Operations), c.id, c.at.name, m.now, m.now, history.Unknown
-	record.Operations = append(record.Operations, op)
+	first := len(record.Operations)
+	for i, op := range ops {
+		op.ID, op.Client, op.Peer, op.Invoke, op.Return, op.Outcome = first+i, c.id, c.at.name, m.now, m.now, history.Unknown
+		record.Operations = append(record.Operations, op)
+	}
 	over := false
-	end = func(fill func(*history.Operation)) {
+	end = func(fill func([]history.Operation)) {
 		if over {
 			return
 		}
 		over = true
-		o := &record.Operations[op.ID]
-		o.Return = m.now
-		fill(o)
+		begun := record.Operations[first : first+len(ops)]
+		for i := range begun {
+			begun[i].Return = m.now
+		}
+		fill(begun)
 		c.next()
 	}
-	m.after(clientTimeout, "client gives up", func() { end(func(*history.Operation) {}) })
+	m.after(clientTimeout, "client gives up", func() { end(func([]history.Operation) {}) })
 	return end
 }
 
@@ -74,7 +88,8 @@ func (c *client) act() {
 		c.next()
 		return
 	}
-	s := m.shards[1+m.chance.IntN(m.cfg.Shards)]
+	shards := m.clientShards()
+	s := shards[m.chance.IntN(len(shards))]
 	key := clientKey(s, m.chance.IntN(clientKeys))
 	switch known, exists := c.known[key]; {
 	case m.chance.IntN(3) == 0:
@@ -85,6 +100,12 @@ func (c *client) act() {
 		c.list(s, history.NotOlder)
 	case m.chance.IntN(6) == 0:
 		c.get(s, key, history.Any)
+	case m.chance.IntN(6) == 0:
+		c.listAll(history.Linearizable)
+	case m.chance.IntN(6) == 0:
+		c.listAll(history.NotOlder)
+	case m.chance.IntN(5) == 0:
+		c.writeAll(s)
 	case !exists:
 		c.write(s, history.Operation{Kind: history.Create, Key: key})
 	case m.chance.IntN(8) == 0:
@@ -119,22 +140,71 @@ func (c *client) write(s *shard, op history.Operation) {
 			case op.Kind == history.Delete:
 				o.Outcome, o.Deleted = history.OK, was.UID
 			default:
-				revision := result.Revisions[0]
-				uid := was.UID
-				if op.Kind == history.Create {
-					uid = revision.String()
-				}
-				o.Outcome, o.Object = history.OK, &history.Object{Key: op.Key, UID: uid, Value: op.Value, Revision: int64(revision)}
-				c.known[op.Key] = *o.Object
-				c.saw(s, revision)
+				c.wroteObject(s, o, was.UID, result.Revisions[0])
 			}
 		})
 	})
 }
 
+// writeAll makes guarded changes of all of a shard's keys in one transaction.
+func (c *client) writeAll(s *shard) {
+	var ops []history.Operation
+	var tx store.Transaction
+	for i := range clientKeys {
+		c.wrote++
+		op := history.Operation{Kind: history.Create, Key: clientKey(s, i), Value: fmt.Sprintf("c%d-%d", c.id, c.wrote)}
+		if known, exists := c.known[op.Key]; exists {
+			op.Kind, op.Precondition = history.Update, known.Revision
+		}
+		ops = append(ops, op)
+		tx.Conditions = append(tx.Conditions, store.Condition{Key: op.Key, Revision: store.Revision(op.Precondition)})
+		tx.Ops = append(tx.Ops, store.Op{Key: op.Key, Value: []byte(op.Value)})
+	}
+	known := maps.Clone(c.known)
+	end := c.beginAll(ops)
+	c.model.proposeTransaction(c.at, s, tx, nil, func(result store.Result, err error) {
+		end(func(begun []history.Operation) {
+			var revisions []int64
+			for i := range begun {
+				o := &begun[i]
+				delete(c.known, o.Key)
+				switch {
+				case err == errUnknown:
+					o.Error = err.Error()
+				case err != nil:
+					o.Outcome, o.Failure, o.Error = history.Failed, history.Refused, err.Error()
+				case !result.OK:
+					o.Outcome, o.Failure = history.Failed, c.refusal(*o, result)
+				default:
+					c.wroteObject(s, o, known[o.Key].UID, result.Revisions[i])
+					revisions = append(revisions, int64(result.Revisions[i]))
+				}
+			}
+			if len(revisions) > 1 {
+				record := &c.model.checks.clients.history
+				record.Transactions = append(record.Transactions, revisions)
+			}
+		})
+	})
+}
+
+// wroteObject notes what a creation or an update has made.
+func (c *client) wroteObject(s *shard, o *history.Operation, uid string, revision store.Revision) {
+	if o.Kind == history.Create {
+		uid = revision.String()
+	}
+	o.Outcome, o.Object = history.OK, &history.Object{Key: o.Key, UID: uid, Value: o.Value, Revision: int64(revision)}
+	c.known[o.Key] = *o.Object
+	c.saw(s, revision)
+}
+
 // refusal is why a guarded write had no effect.
 func (c *client) refusal(op history.Operation, result store.Result) history.Failure {
-	now := result.Failed[0]
+	at := slices.IndexFunc(result.Failed, func(kv store.KV) bool { return kv.Key == op.Key })
+	if at < 0 {
+		return history.Refused // another key's condition did not hold
+	}
+	now := result.Failed[at]
 	if now.Mod != 0 {
 		c.known[op.Key] = object(now)
 	}
@@ -194,6 +264,34 @@ func (c *client) list(s *shard, how history.Consistency) {
 				c.model.violate(checkerRevisions, "client %d was shown revision %s of shard %d after %s", c.id, v.Revision(), s.number, c.seen[s.number])
 			}
 			c.saw(s, v.Revision())
+		})
+	})
+}
+
+// listAll reads all clients' objects at one revision.
+func (c *client) listAll(how history.Consistency) {
+	var least store.Revision
+	if how == history.NotOlder {
+		for _, revision := range c.seen {
+			least = max(least, revision)
+		}
+	}
+	end := c.begin(history.Operation{Kind: history.List, Key: clientPrefix, Consistency: how, Revision: int64(least)})
+	c.model.snapshot(c.at, func(items []store.KV, rev store.Revision, ok bool) {
+		end(func(o *history.Operation) {
+			if !ok {
+				return
+			}
+			o.Outcome, o.ListRevision = history.OK, int64(rev)
+			for _, kv := range items {
+				o.Items = append(o.Items, object(kv))
+			}
+			if rev < least {
+				c.model.violate(checkerRevisions, "client %d was shown all shards at revision %s after %s", c.id, rev, least)
+			}
+			for _, s := range c.model.clientShards() {
+				c.saw(s, merge.OnShard(s.number, rev))
+			}
 		})
 	})
 }
@@ -289,15 +387,7 @@ func (w *watcher) look() {
 		return
 	}
 	for _, e := range events {
-		o := history.Object{Key: e.Key, UID: e.Create.String(), Value: string(e.Value), Revision: int64(e.Revision)}
-		kind := history.Modified
-		switch {
-		case e.Delete:
-			kind, o.Value = history.Deleted, string(e.Prev)
-		case e.PrevMod == 0:
-			kind = history.Added
-		}
-		w.tell(kind, o)
+		w.open.Events = append(w.open.Events, changeEvent(m.now, e))
 	}
 	if through > w.pos {
 		w.pos = through
@@ -305,6 +395,20 @@ func (w *watcher) look() {
 			w.tell(history.Bookmark, history.Object{Revision: int64(through)})
 		}
 	}
+}
+
+// changeEvent is a change as a watch tells of it.
+func changeEvent(at time.Duration, e store.Event) history.Event {
+	told := history.Event{Kind: history.Modified, At: at, Object: history.Object{
+		Key: e.Key, UID: e.Create.String(), Value: string(e.Value), Revision: int64(e.Revision),
+	}}
+	switch {
+	case e.Delete:
+		told.Kind, told.Object.Value = history.Deleted, string(e.Prev)
+	case e.PrevMod == 0:
+		told.Kind = history.Added
+	}
+	return told
 }
 
 func (w *watcher) tell(kind history.EventKind, o history.Object) {

@@ -56,6 +56,11 @@ func (m *Model) proposeTransaction(from *node, s *shard, tx store.Transaction, c
 		return
 	}
 	tx.Stamp = store.At(from.wall())
+	m.request(from, s, tx, changes, then)
+}
+
+// request sends a transaction that has its stamp to a shard.
+func (m *Model) request(from *node, s *shard, tx store.Transaction, changes []placement.Change, then func(store.Result, error)) {
 	binary.BigEndian.PutUint64(tx.ID[:8], m.chance.Uint64())
 	binary.BigEndian.PutUint64(tx.ID[8:], m.chance.Uint64()|1)
 	encoded := store.AppendTransaction(m.scratch[:0], tx)
