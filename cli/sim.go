@@ -61,6 +61,6 @@ func (simFaultsCommand) Run(std streams) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(std.out, "\nTARGET is n5, several like n1,n2, zone b, shard 2 (its voters), leader 2 (leader 0: of the meta shard), or all.")
+	_, err := fmt.Fprintln(std.out, "\nTARGET is n5, several like n1,n2, zone b, shard 2 (its voters), leader 2 (leader 0: of the meta shard), all, or quorum (as few drawn machines as can go on alone).")
 	return err
 }

@@ -22,6 +22,10 @@ func TestSimRun(t *testing.T) {
 	if err != nil || !strings.Contains(first, "seed 5") || !strings.Contains(first, "creates /registry/pods/") {
 		t.Errorf("%v:\n%.2000s", err, first)
 	}
+	out, err = invoke(t, Parts{}, "sim", "run", "--random", "--liveness", "--seed", "5", "--peers", "5", "--for", "2m")
+	if err != nil || !strings.Contains(out, "core n") || !strings.Contains(out, "✓ convergence") {
+		t.Errorf("%v:\n%.2000s", err, out)
+	}
 	out, err = invoke(t, Parts{}, "sim", "list")
 	if err != nil || !strings.Contains(out, "zone_lost") {
 		t.Errorf("%v:\n%s", err, out)

@@ -24,6 +24,7 @@ type simRunCommand struct {
 	Seed     *uint64       `help:"Of everything that is drawn. Default: the scenario's; with --random a new one." placeholder:"N"`
 	Peers    int           `help:"How many peers. Default: the scenario's; with --random 9." placeholder:"N"`
 	For      time.Duration `help:"How much virtual time. Default: the scenario's; with --random 10m." placeholder:"DURATION"`
+	Liveness bool          `help:"After the last fault heal only as many peers as can go on alone, and demand that they come to rest while the others stay away."`
 	Trace    bool          `help:"Print everything that happens, as it happens."`
 	Report   string        `help:"Also write a report with a picture, as one HTML file." placeholder:"FILE"`
 	shrinkFlags
@@ -91,13 +92,27 @@ func (c *simRunCommand) scenario() (*sim.Scenario, error) {
 		if c.For != 0 {
 			length = c.For
 		}
-		return sim.Random(seed, peers, length)
+		s, err := sim.Random(seed, peers, length)
+		if err != nil {
+			return nil, err
+		}
+		return s, c.mode(s)
 	}
 	s, err := sim.Open(c.Scenario)
 	if err != nil {
 		return nil, err
 	}
-	return s, s.Change(c.Seed, c.Peers, c.For)
+	if err := s.Change(c.Seed, c.Peers, c.For); err != nil {
+		return nil, err
+	}
+	return s, c.mode(s)
+}
+
+func (c *simRunCommand) mode(s *sim.Scenario) error {
+	if !c.Liveness {
+		return nil
+	}
+	return s.Liveness()
 }
 
 // simulate runs it, and shows how far it is.

@@ -158,6 +158,7 @@ func TestParseErrors(t *testing.T) {
 		{head + "\n# nothing\nexpect evictions ~ 3\n", 4, 18, `"~" does not compare`, ""},
 		{head + "expect evicted = 3\n", 2, 8, `"evicted" cannot be expected`, ""},
 		{head + "expect brake d\nrun 60s\n", 2, 0, `there is no zone "d"`, ""},
+		{head + "at 10s core most\nrun 60s\n", 2, 13, "there is no node", ""},
 		{head + strings.Repeat("x", 70_000), 2, 0, "longer than 64 KiB", ""},
 	} {
 		_, err := Parse(strings.NewReader(c.text), "some.txt")

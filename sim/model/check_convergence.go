@@ -32,7 +32,7 @@ func newConvergenceCheck(m *Model) convergenceCheck {
 }
 
 func (c *convergenceCheck) look(m *Model) {
-	if m.now < m.lastHeal || m.busy > 0 {
+	if m.now < m.lastHeal || m.busy > 0 && m.core == nil {
 		return
 	}
 	if c.why = c.difference(m); c.why == "" {
@@ -133,7 +133,7 @@ func (m *Model) stuckShard() string {
 		}
 		for _, r := range s.replicas {
 			switch {
-			case r.gone || moving || !r.node.active():
+			case r.gone || moving || !r.node.active() || m.beyond(r.node):
 			case !isMember(s.leads.members, r.id):
 				return fmt.Sprintf("%s keeps a copy of shard %d that was removed", r.node.name, s.number)
 			case r.applied < s.index && s.lagging(r):

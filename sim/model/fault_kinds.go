@@ -14,7 +14,7 @@ type Fault struct {
 	At   time.Duration
 	Kind FaultKind
 	// Target is whom it befalls, when the time has come: a node's name, several with commas between them, "zone a" for the nodes of a zone,
-	// "shard 2" for the voters of a shard, "leader 2" for its leader, or "all". Shard 0 is the meta shard. Join, Overload and Calm have none.
+	// "shard 2" for the voters of a shard, "leader 2" for its leader, "all", or "quorum": see Model.quorum. Shard 0 is the meta shard. Join, Overload and Calm have none.
 	Target string
 	// Other is the other side of Block and Part, in the same words.
 	Other string
@@ -67,6 +67,7 @@ const (
 	Upgrade  FaultKind = "upgrade"
 	Overload FaultKind = "overload"
 	Calm     FaultKind = "calm"
+	Core     FaultKind = "core"
 )
 
 // FaultForm says which fields of a Fault a kind reads, so that others can write faults down and read them.
@@ -121,6 +122,7 @@ var FaultForms = []FaultForm{
 	{Kind: Upgrade, Target: true, By: "down for each", Meaning: "the peers are restarted with another version, one after the other, each when the one before is back"},
 	{Kind: Overload, Count: "clients", By: "between two writes of a client", Ends: Calm, Meaning: "so many more clients write to all shards"},
 	{Kind: Calm, Meaning: "the clients of an overload go away"},
+	{Kind: Core, Target: true, Meaning: "the targets are healed and go on alone: all others stay as they are, out of reach, and no other fault happens any more"},
 }
 
 // FormOf is the form of a kind.
@@ -178,7 +180,7 @@ func validRate(kind FaultKind, rate float64) bool {
 func checkTarget(text string, nodes, zones, shards int) error {
 	kind, rest, two := strings.Cut(text, " ")
 	switch {
-	case text == "all":
+	case text == "all", text == "quorum":
 		return nil
 	case two && kind == "zone":
 		if len(rest) != 1 || rest[0] < 'a' || int(rest[0]-'a') >= min(max(zones, 1), nodes) {

@@ -19,7 +19,7 @@ const announced = 15 * time.Second
 
 // upgrade restarts peers one after the other, each in order: it hands over what it leads and says that it will be back.
 func (m *Model) upgrade(nodes []*node, down time.Duration) {
-	if len(nodes) == 0 {
+	if len(nodes) == 0 || m.core != nil {
 		return
 	}
 	m.busy++

@@ -41,6 +41,8 @@ func (m *Model) targets(text string) []*node {
 	kind, rest, _ := strings.Cut(text, " ")
 	number, _ := strconv.Atoi(rest)
 	switch {
+	case text == "quorum":
+		all = m.quorum()
 	case text == "all":
 		all = slices.Clone(m.nodes)
 	case kind == "zone":
@@ -67,7 +69,13 @@ func (m *Model) targets(text string) []*node {
 
 // inflict does it. What does not apply (a second crash, a restart of what runs) does nothing, so random faults may overlap.
 func (m *Model) inflict(f Fault) {
+	if m.core != nil {
+		return
+	}
 	nodes, others := m.targets(f.Target), m.targets(f.Other)
+	if f.Kind == Core {
+		f.Target = strings.Join(befallen(nodes), ",") // also whom "quorum" has turned out to be
+	}
 	m.note("%s", f)
 	m.emit(Event{Kind: EventFault, Fault: f, Nodes: befallen(append(slices.Clone(nodes), others...))})
 	if f.For > 0 {
@@ -93,6 +101,8 @@ func (m *Model) inflict(f Fault) {
 		m.overload(f.Count, f.By)
 	case Calm:
 		m.load++
+	case Core:
+		m.healCore(nodes)
 	case Recover:
 		m.recoverShards(nodes)
 	default:

@@ -122,8 +122,9 @@ type Model struct {
 	outcome   Outcome
 	lastHeal  time.Duration // when the last fault is over
 	network   network
-	load      int // overloads that have ended
-	busy      int // faults under way that end by themselves, when they are done
+	load      int            // overloads that have ended
+	core      map[*node]bool // those that go on alone; nil while everybody counts
+	busy      int            // faults under way that end by themselves, when they are done
 	tally     tally
 }
 

@@ -8,7 +8,7 @@ import (
 	"shoal/sim/model"
 )
 
-// TestShrinking plants a bug that random faults show, shrinks the scenario, and demands that its text, read again, shows the same: with
+// TestShrinking plants a bug that several faults show, shrinks the scenario, and demands that its text, read again, shows the same: with
 // fewer faults, fewer machines, in less time.
 func TestShrinking(t *testing.T) {
 	for _, c := range []struct {
@@ -17,13 +17,19 @@ func TestShrinking(t *testing.T) {
 		scenario     string
 	}{
 		{model.BugNoFencingTime, "identity", 2, `
-seed 3
-nodes 5 zones 3
+seed 1
+nodes 3 zones 3 cpu 16 memory 32Gi pods 110
 shards 2
-deployment web replicas 6 cpu 250m memory 128Mi
-statefulset db replicas 8 cpu 250m memory 512Mi
-random 20 faults from 10s until 110s
-run 180s
+deployment web replicas 24 cpu 250m memory 128Mi
+deployment shop replicas 12 cpu 500m memory 256Mi
+statefulset db replicas 3 cpu 500m memory 1Gi
+at 10s cut n1 for 18s
+at 32s cut n2 for 18s
+at 54s cut n3 for 18s
+at 76s cut n1 for 18s
+at 98s cut n2 for 18s
+at 120s cut n3 for 18s
+run 145s
 `},
 		{model.BugNoEvictions, "convergence", 1, `
 seed 3

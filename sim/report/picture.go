@@ -119,9 +119,13 @@ func (b band) text() string {
 func faultBands(r *sim.Result) []band {
 	var done []band
 	open := map[string][]band{} // by node
+	var core time.Duration      // when only a core was healed: what would have ended later does not
 	for _, e := range r.Events {
 		if e.Kind != model.EventFault {
 			continue
+		}
+		if e.Fault.Kind == model.Core {
+			core = e.At
 		}
 		form, _ := model.FormOf(e.Fault.Kind)
 		nodes := e.Nodes
@@ -143,7 +147,7 @@ func faultBands(r *sim.Result) []band {
 		for _, node := range nodes {
 			closeBands(node, func(b band) bool {
 				ends, _ := model.FormOf(b.fault.Kind)
-				return ends.Ends == e.Fault.Kind
+				return ends.Ends == e.Fault.Kind || e.Fault.Kind == model.Core
 			})
 		}
 		for node := range open {
@@ -160,7 +164,7 @@ func faultBands(r *sim.Result) []band {
 	for _, bands := range open {
 		for _, b := range bands {
 			b.until = r.Simulated
-			if b.fault.For > 0 {
+			if b.fault.For > 0 && (core == 0 || b.from+b.fault.For < core) {
 				b.until = min(b.until, b.from+b.fault.For)
 			}
 			done = append(done, b)
