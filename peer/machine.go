@@ -40,6 +40,8 @@ type Machine struct {
 	StoreFS consensus.FS
 	// Frugal keeps the store to one worker per kind.
 	Frugal bool
+	// Proc is what stands in for /proc, where the node reads its memory and processes; "" is the host's.
+	Proc string
 	// The kernel below the node. DialPod reaches pods for probes.
 	Runtime Runtime
 	Links   podnet.Links

@@ -153,7 +153,7 @@ func (n *node) openAgent() error {
 	}
 	n.stats, err = stats.New(stats.Config{
 		Engine: n.engine, NodeName: n.peer.self.Name, DataDir: n.peer.cfg.DataDir, Pods: n.agent.Pods,
-		VolumeUsage: vols.Usage, LogDir: n.agent.LogDir, Logger: n.log,
+		VolumeUsage: vols.Usage, LogDir: n.agent.LogDir, Proc: n.peer.cfg.Machine.Proc, Logger: n.log,
 	})
 	if err != nil {
 		return err

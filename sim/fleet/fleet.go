@@ -102,9 +102,9 @@ func (f *Fleet) Add(zone string) *Machine {
 	i := len(f.machines)
 	address := netip.AddrFrom4([4]byte{192, 0, 2 + byte(i/250), byte(1 + i%250)})
 	name := fmt.Sprintf("peer-%d", i+1)
-	m := newMachine(f.Network, name, address, filepath.Join(f.dir, name))
-	if err := m.disk.Make(m.dir); err != nil {
-		panic(err) // a file system in memory
+	m := newMachine(f.Network, name, address, filepath.Join(f.dir, name), filepath.Join(f.dir, "proc"))
+	if err := errors.Join(m.disk.Make(m.dir), makeProc(m.proc)); err != nil {
+		panic(err) // a file system in memory, and a folder of the test's
 	}
 	m.Zone = zone
 	f.machines = append(f.machines, m)

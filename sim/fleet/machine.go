@@ -2,9 +2,12 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,6 +39,7 @@ type Machine struct {
 
 	network *Network
 	dir     string
+	proc    string
 	disk    *consensustest.Disk
 	links   *podnet.Memory
 	device  *tunnel.Memory
@@ -52,9 +56,29 @@ type Machine struct {
 	skew atomic.Int64 // how far the wall clock is ahead, in nanoseconds
 }
 
-func newMachine(network *Network, name string, address netip.Addr, dir string) *Machine {
+// procFiles are the memory and the processes of every machine of a fleet, as /proc tells them. The host's own would make it a matter of luck whether
+// a peer thinks that it is short of memory and leads nothing.
+var procFiles = map[string]string{
+	"meminfo":                   "MemTotal: 8388608 kB\nMemFree: 7340032 kB\nMemAvailable: 7864320 kB\n",
+	"stat":                      "cpu 100 0 100 1000 0 0 0 0 0 0\nbtime 2208988800\n",
+	"sys/kernel/pid_max":        "4194304\n",
+	"sys/kernel/random/boot_id": "00000000-0000-4000-8000-000000000000\n",
+}
+
+// makeProc writes that into a folder.
+func makeProc(dir string) error {
+	for name, text := range procFiles {
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(text), 0o600)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newMachine(network *Network, name string, address netip.Addr, dir, proc string) *Machine {
 	return &Machine{
-		Name: name, Address: address, network: network, dir: dir, disk: consensustest.NewDisk(),
+		Name: name, Address: address, network: network, dir: dir, proc: proc, disk: consensustest.NewDisk(),
 		links: &podnet.Memory{}, device: &tunnel.Memory{}, rules: &vip.Memory{}, volumes: &podstest.Volumes{},
 		engine: newEngine(), known: map[string]pods.SandboxSpec{},
 	}
@@ -88,6 +112,7 @@ func (p process) parts() peer.Machine {
 		},
 		Admin:   func(string) (net.Listener, error) { return m.network.listen(m.Address, adminPort) },
 		Now:     m.now,
+		Proc:    m.proc,
 		StoreFS: m.disk.FS(), Frugal: true,
 		Runtime: runtime{Engine: m.engine, process: p},
 		Links:   m.links, Device: m.device, Ruleset: m.rules, Volumes: usage{m.volumes},
