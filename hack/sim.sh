@@ -9,6 +9,8 @@ trap 'rm -f "$log"' EXIT
 status=0
 export SHOAL_SIM_FRESH=${SHOAL_SIM_FRESH:-6}
 go test -v ./sim/... "$@" > "$log" 2>&1 || status=1
+# The bugs of consensus/bugs are not in any other build.
+go test -v -tags deliberatebugs ./sim/fleet -run TestDeliberateBugs >> "$log" 2>&1 || status=1
 if [ $status != 0 ]; then
     grep -aE -B40 -A10 '^\s*--- FAIL|^panic:|\[build failed\]' "$log" | tail -n 400 || tail -n 50 "$log"
 fi

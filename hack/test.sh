@@ -16,6 +16,8 @@ packages=$(go list ./... | grep -v /cli/peer-shim)
 go vet $packages || status=1
 # Two packages at a time: more would only fight for the machine, and timing is part of what is tested.
 go test -p 2 -timeout 20m -v $packages 2>&1 | tee "$log" | grep --line-buffered -aE '^(FAIL|ok|panic:)|^--- (FAIL|SKIP)' || true
+# Deliberate bugs, which are in no other build: the checkers of the fleet must find each.
+go test -tags deliberatebugs -timeout 20m -v ./sim/fleet -run TestDeliberateBugs 2>&1 | tee -a "$log" | grep --line-buffered -aE '^(FAIL|ok|panic:)|^--- (FAIL|SKIP)' || true
 grep -qaE '^(FAIL|panic:)' "$log" && status=1
 grep -aoE 'simulated: .*' "$log" || true
 passed=$(grep -caE '^--- PASS' "$log" || true)

@@ -61,7 +61,7 @@ func try(t *testing.T, plan Plan) (Report, error) {
 	real := time.Since(begun)
 	err = errors.Join(err, report.Judge(plan))
 	t.Logf("seed %d: %v; %d pictures of the store, %d replicas compared", plan.Seed, report.Clients, report.Reads, report.Compared)
-	t.Logf("seed %d: %d faults in %s of virtual time, %s real, %.1f times as fast, %.0f s of CPU", plan.Seed, report.Faults, report.Virtual.Round(time.Second),
+	t.Logf("simulated: a fleet of %d, seed %d: %d faults in %s of virtual time, %s real, %.1f times as fast, %.0f s of CPU", plan.Peers, plan.Seed, report.Faults, report.Virtual.Round(time.Second),
 		real.Round(time.Millisecond), report.Virtual.Seconds()/real.Seconds(), (cpuTime(t) - used).Seconds())
 	return report, err
 }
