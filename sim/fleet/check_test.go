@@ -175,6 +175,23 @@ func TestClocksCanFail(t *testing.T) {
 	}
 }
 
+// TestVIPsCanFail: a rule may lead to a pod that is gone for a while, and for longer while some shard cannot do its work.
+func TestVIPsCanFail(t *testing.T) {
+	rule, now := []staleRule{{"a", "10.96.0.1:80", "10.32.0.2:8080"}}, time.Now()
+	for _, test := range []struct {
+		name         string
+		stale        []staleRule // in between
+		quorate, bad bool
+	}{{"it stays", rule, true, true}, {"it went and came", nil, true, false}, {"a shard had no leader", rule, false, false}} {
+		r, check := newRun(), vipCheck{}
+		check.look(r, rule, true, now)
+		check.look(r, test.stale, test.quorate, now.Add(staleVIP))
+		blames(t, r, "vip", false)
+		check.look(r, rule, true, now.Add(staleVIP+time.Second))
+		blames(t, r, "vip", test.bad)
+	}
+}
+
 func TestVotersCanFail(t *testing.T) {
 	group := func(peers ...string) map[uint64]consensus.ShardStatus {
 		var s consensus.ShardStatus
