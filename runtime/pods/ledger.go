@@ -100,16 +100,21 @@ func (l *Ledger) Claim(claims []Claim, now time.Time) []Answer {
 // Held lists what counts against the capacity now: the claims of running pods and the grants that still stand. The Pod of a running pod's
 // claim is the pod itself, which must not be changed; Outline it before it goes to others.
 func (l *Ledger) Held(now time.Time) []Claim {
+	held := []Claim{}
+	l.Each(now, func(claim Claim) { held = append(held, claim) })
+	return held
+}
+
+// Each calls f with every claim that Held lists, in no particular order. f must not use the ledger.
+func (l *Ledger) Each(now time.Time, f func(Claim)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	held := make([]Claim, 0, len(l.load.Running)+len(l.load.Granted))
 	for _, claim := range l.load.Running {
-		held = append(held, claim)
+		f(claim)
 	}
 	for uid, grant := range l.load.Granted {
 		if _, runs := l.load.Running[uid]; !runs && now.Sub(grant.At) < GrantTTL {
-			held = append(held, grant.Claim)
+			f(grant.Claim)
 		}
 	}
-	return held
 }

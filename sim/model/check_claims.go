@@ -65,8 +65,12 @@ func (c *claimsCheck) look(m *Model) {
 
 // idle are the claims for which a node holds room although the store has not bound their pods there.
 func (c *claimsCheck) idle(m *Model, n *node) []pods.Claim {
-	idle := slices.DeleteFunc(n.ledger.Held(m.time()), func(claim pods.Claim) bool {
-		return m.checks.bound[n.name].get(int(m.shardOf(claim.Namespace).number), claim.PodUID) != nil
+	var idle []pods.Claim
+	bound := m.checks.bound[n.name]
+	n.ledger.Each(m.time(), func(claim pods.Claim) {
+		if bound.get(int(m.shardOf(claim.Namespace).number), claim.PodUID) == nil {
+			idle = append(idle, claim)
+		}
 	})
 	slices.SortFunc(idle, func(a, b pods.Claim) int { return cmp.Compare(a.PodUID, b.PodUID) })
 	return idle

@@ -57,7 +57,7 @@ func (m *Model) found() {
 // Pods that run already are written in portions: what is under way of each costs several times the memory of what stays.
 const (
 	portionPods  = 20_000
-	portionPause = 100 * time.Millisecond
+	portionPause = 40 * time.Millisecond
 )
 
 // crowded is how much later a workload is written that comes after so many pods.

@@ -554,12 +554,12 @@ func (m *Model) ask(from, to *node, s *shard, claims []pods.Claim, then func([]p
 		}
 		m.changedRoom(to)
 		usage := placement.NodeUsage{Node: to.name}
-		for _, held := range to.ledger.Held(to.monotonic()) {
+		to.ledger.Each(to.monotonic(), func(held pods.Claim) {
 			if m.shardOf(held.Namespace) != s {
 				usage.Granted.Add(placement.ResourcesOf(held.Requests))
 				usage.Granted.Pods++
 			}
-		}
+		})
 		m.send(to, from, "answer", func() {
 			if !answered {
 				answered = true
