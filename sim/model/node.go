@@ -173,9 +173,10 @@ func (n *node) look(s *shard) {
 		n.writeStatus()
 		return
 	}
-	group, want := int(s.number), n.model.checks.boundTo(s, n.name)
+	group, want, changed := int(s.number), n.model.checks.boundTo(s, n.name), false
 	for _, had := range slices.Clone(n.bound.in(group)) {
 		if want.get(group, had.pod.UID) == nil {
+			changed = true
 			n.bound.drop(group, had.pod.UID)
 			n.remove(had.pod.UID)
 		}
@@ -183,6 +184,7 @@ func (n *node) look(s *shard) {
 	for _, listed := range slices.Clone(want) {
 		pod := listed.pod
 		if had := n.bound.get(group, pod.UID); had == nil || had.ResourceVersion != pod.ResourceVersion {
+			changed = true
 			n.bound.put(group, pod)
 			if n.known {
 				n.ledger.Upsert(pod)
@@ -190,7 +192,9 @@ func (n *node) look(s *shard) {
 			}
 		}
 	}
-	n.model.changedRoom(n)
+	if changed {
+		n.model.changedRoom(n)
+	}
 }
 
 func (n *node) remove(uid types.UID) {

@@ -109,7 +109,14 @@ func (s *shard) decode(key string, value []byte, at store.Revision) placement.Ob
 	if strings.HasPrefix(key, podPrefix) {
 		return s.pods.decode(value, at)
 	}
-	return decode(key, value, at)
+	o := decode(key, value, at)
+	switch o := o.(type) {
+	case *discoveryv1.EndpointSlice:
+		s.shareSlice(o)
+	case *corev1.Endpoints: //nolint:staticcheck // see kinds
+		s.shareEndpoints(o)
+	}
+	return o
 }
 
 func decode(key string, value []byte, at store.Revision) placement.Object {
