@@ -68,7 +68,7 @@ func (s *shard) rewind(r *replica) {
 	s.digests = s.digests[:max(0, len(s.digests)-int(s.index-r.applied))]
 	s.index = r.applied
 	old := s.objects
-	s.objects = maps.Clone(old)
+	s.objects, s.sorted = maps.Clone(old), nil
 	clear(s.objects)
 	r.state.View().Ascend("", func(kv store.KV) bool {
 		if isObject(kv.Key) {

@@ -44,7 +44,7 @@ func newLeader(m *Model, r *replica) *leader {
 func (l *leader) read() {
 	l.state, l.stale = turn.New(turn.Options{Repair: l.model.repair, Omit: l.omit}), false
 	for _, s := range []*shard{l.model.shards[0], l.shard} {
-		for _, key := range slices.Sorted(maps.Keys(s.objects)) {
+		for _, key := range s.keys() {
 			l.state.Learn(s.objects[key], false)
 		}
 	}

@@ -2,6 +2,8 @@ package model
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +40,7 @@ type shard struct {
 	index   uint64   // of the last entry that any replica has applied
 	digests []uint64 // of what the last entries did, the newest last
 	objects map[string]placement.Object
+	sorted  []string // the keys of objects; nil after one has come or gone
 	intents map[store.RequestID][]placement.Change // of transactions under way, for the checkers
 }
 
@@ -183,6 +186,14 @@ func (s *shard) transaction(changes []placement.Change, now time.Time) (store.Tr
 	return tx, nil
 }
 
+// keys are those of the shard's objects, in order. Every leader that begins reads the nodes in it.
+func (s *shard) keys() []string {
+	if s.sorted == nil {
+		s.sorted = slices.Sorted(maps.Keys(s.objects))
+	}
+	return s.sorted
+}
+
 // take decodes what was committed.
 func (s *shard) take(events []store.Event) []written {
 	all := make([]written, 0, len(events))
@@ -191,6 +202,9 @@ func (s *shard) take(events []store.Event) []written {
 			continue
 		}
 		w := written{Event: event, before: s.objects[event.Key]}
+		if event.Delete || w.before == nil {
+			s.sorted = nil
+		}
 		if event.Delete {
 			delete(s.objects, event.Key)
 		} else {
