@@ -204,30 +204,19 @@ func (e *evictor) delete(pod *corev1.Pod, force bool, reason, message string) {
 	}
 	if force {
 		change.GracePeriodSeconds = ptr.To[int64](0)
+		e.giveUp(pod)
 	}
-	e.markDisrupted(pod, force)
 	e.Add(change)
 }
 
-// markDisrupted says in a Job's pod that it did not fail by itself: the Job's failure policy may ask for that, and the Job's
-// finalizer keeps the pod until it was looked at. One that is given up with its node has failed, since its node cannot say so.
-func (e *evictor) markDisrupted(pod *corev1.Pod, force bool) {
+// giveUp says of a Job's pod that is given up with its node that it has failed, since its node cannot say so: the Job's finalizer keeps the pod
+// until it was counted, and its Disruption tells the Job's failure policy that it did not fail by itself.
+func (e *evictor) giveUp(pod *corev1.Pod) {
 	if ref := metav1.GetControllerOfNoCopy(pod); ref == nil || ref.Kind != placement.KindJob || placement.Finished(pod) {
 		return
 	}
 	want := pod.DeepCopy()
-	if force {
-		want.Status.Phase = corev1.PodFailed
-	}
-	if c := placement.PodCondition(want, corev1.DisruptionTarget); c == nil || c.Status != corev1.ConditionTrue {
-		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
-		want.Status.Conditions = append(want.Status.Conditions, corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(e.now),
-			Reason: "DeletionByTaintManager", Message: "Taint manager: deleting due to NoExecute taint",
-		})
-	} else if !force {
-		return
-	}
+	want.Status.Phase = corev1.PodFailed
 	e.Add(placement.Updating(placement.UpdateStatus, pod, want))
 }
 

@@ -256,6 +256,25 @@ func TestDeletedNodeAndLeftovers(t *testing.T) {
 	}
 }
 
+// TestPodOfAJobOnADeletedNode: it is given up with the node, and says why.
+func TestPodOfAJobOnADeletedNode(t *testing.T) {
+	f := newFixture(t, 2, sameZone)
+	f.Put(makePod("work", "n0", func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "Job", Name: "work", UID: "work", Controller: ptr.To(true)}}
+		p.Finalizers = []string{"batch.kubernetes.io/job-tracking"}
+	}))
+	node, _ := f.View.Node("n0")
+	f.Remove(node.Object)
+	f.pass(0)
+	p, ok := f.View.Pod("default", "work")
+	if !ok || p.Object.DeletionTimestamp == nil || p.Object.Status.Phase != corev1.PodFailed {
+		t.Fatalf("there %v, status %+v", ok, p.Object.Status)
+	}
+	if c := placement.PodCondition(p.Object, corev1.DisruptionTarget); c == nil || c.Reason != "DeletionByPodGC" {
+		t.Errorf("conditions %+v", p.Object.Status.Conditions)
+	}
+}
+
 // TestPodOfAJobSaysThatItWasDisrupted: its Job has to see that it did not fail by itself, and keeps it for that.
 func TestPodOfAJobSaysThatItWasDisrupted(t *testing.T) {
 	f := newFixture(t, 4, sameZone)
@@ -269,7 +288,7 @@ func TestPodOfAJobSaysThatItWasDisrupted(t *testing.T) {
 	if !ok || p.Object.DeletionTimestamp == nil || p.Object.Status.Phase != corev1.PodFailed {
 		t.Fatalf("there %v, status %+v", ok, p.Object.Status)
 	}
-	if c := placement.PodCondition(p.Object, corev1.DisruptionTarget); c == nil || c.Status != corev1.ConditionTrue {
+	if c := placement.PodCondition(p.Object, corev1.DisruptionTarget); c == nil || c.Status != corev1.ConditionTrue || c.Reason != "DeletionByTaintManager" {
 		t.Errorf("conditions %+v", p.Object.Status.Conditions)
 	}
 	if done, _ := f.pass(time.Second, "n0"); len(done) != 0 {

@@ -155,9 +155,23 @@ func (w *World) apply(c placement.Change) error {
 		}
 		w.store(o)
 	case placement.Delete:
+		if pod, ok := stored.(*corev1.Pod); ok && c.Disruption != nil {
+			stored = disrupted(pod, c.Disruption)
+			w.store(stored)
+		}
 		w.delete(stored, c.GracePeriodSeconds)
 	}
 	return nil
+}
+
+func disrupted(pod *corev1.Pod, why *corev1.PodCondition) *corev1.Pod {
+	pod = pod.DeepCopy()
+	if c := placement.PodCondition(pod, why.Type); c != nil {
+		*c = *why
+	} else {
+		pod.Status.Conditions = append(pod.Status.Conditions, *why)
+	}
+	return pod
 }
 
 // delete is graceful for pods on nodes: they terminate until EndTerminating. Finalizers hold every
