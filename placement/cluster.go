@@ -50,6 +50,7 @@ type View struct {
 	pods    map[types.NamespacedName]*Pod
 	podsIn  map[string]map[string]*Pod
 	podsOf  map[types.UID]map[types.NamespacedName]*Pod // by controller
+	jobPods map[types.NamespacedName]map[string]*Pod    // by the name of the Job that controls them, be it there or not
 	orphans map[string]map[string]*Pod                  // by namespace: pods without a controller
 	pending map[types.NamespacedName]*Pod               // no node yet, not finished, not terminating
 	ended   map[types.NamespacedName]*Pod               // finished, or terminating without a node
@@ -98,6 +99,7 @@ func NewView() *View {
 		pods:         map[types.NamespacedName]*Pod{},
 		podsIn:       map[string]map[string]*Pod{},
 		podsOf:       map[types.UID]map[types.NamespacedName]*Pod{},
+		jobPods:      map[types.NamespacedName]map[string]*Pod{},
 		orphans:      map[string]map[string]*Pod{},
 		pending:      map[types.NamespacedName]*Pod{},
 		labelSets:    map[string]map[string]*LabelSet{},

@@ -56,6 +56,9 @@ func (v *View) PodsIn(namespace string) []*Pod { return sortedPods(v.podsIn[name
 // PodsOf lists the pods whose controller has that UID.
 func (v *View) PodsOf(controller types.UID) []*Pod { return sortedPods(v.podsOf[controller]) }
 
+// PodsOfJob lists the pods whose controller is a Job of that name: the one that is there, or one that has gone.
+func (v *View) PodsOfJob(job types.NamespacedName) []*Pod { return sortedPods(v.jobPods[job]) }
+
 // Orphans lists a namespace's pods that have no controller.
 func (v *View) Orphans(namespace string) []*Pod { return sortedPods(v.orphans[namespace]) }
 
@@ -208,6 +211,9 @@ func (v *View) linkPod(key types.NamespacedName, p *Pod) {
 	addTo(v.podsIn, key.Namespace, key.Name, p)
 	if ref := metav1.GetControllerOfNoCopy(p.Object); ref != nil {
 		addTo(v.podsOf, ref.UID, key, p)
+		if ref.Kind == KindJob {
+			addTo(v.jobPods, types.NamespacedName{Namespace: key.Namespace, Name: ref.Name}, key.Name, p)
+		}
 	} else {
 		addTo(v.orphans, key.Namespace, key.Name, p)
 	}
@@ -248,6 +254,9 @@ func (v *View) unlinkPod(key types.NamespacedName, p *Pod) {
 	dropFrom(v.podsIn, key.Namespace, key.Name)
 	if ref := metav1.GetControllerOfNoCopy(p.Object); ref != nil {
 		dropFrom(v.podsOf, ref.UID, key)
+		if ref.Kind == KindJob {
+			dropFrom(v.jobPods, types.NamespacedName{Namespace: key.Namespace, Name: ref.Name}, key.Name)
+		}
 	} else {
 		dropFrom(v.orphans, key.Namespace, key.Name)
 	}

@@ -1,10 +1,10 @@
 package placement
 
-// Weight is how many pods a plan for an object looks at: of a Service those of its namespace, of a workload its own. It is 0 for objects
-// that the view does not have and for kinds that have no pods.
+// Weight is how many pods a plan for an object looks at: of a Service or a disruption budget those of its namespace, of a workload its own.
+// It is 0 for workloads that the view does not have and for kinds that have no pods.
 func (v *View) Weight(ref Ref) int {
 	switch ref.Kind {
-	case KindService:
+	case KindService, KindBudget:
 		return len(v.podsIn[ref.Namespace])
 	case KindDeployment:
 		d, ok := v.Deployments.Get(ref.Namespace, ref.Name)

@@ -79,13 +79,11 @@ func planJobRef(v *placement.View, key types.NamespacedName, now time.Time) plac
 // freePods takes the finalizer off pods whose Job of that name is gone: nobody counts them any more.
 func freePods(v *placement.View, key types.NamespacedName, present types.UID, plan *placement.Plan) {
 	var left []*corev1.Pod
-	v.EachPodIn(key.Namespace, func(p *placement.Pod) {
-		ref := metav1.GetControllerOfNoCopy(p.Object)
-		if ref != nil && ref.Kind == placement.KindJob && ref.Name == key.Name && ref.UID != present && tracked(p.Object) {
+	for _, p := range v.PodsOfJob(key) {
+		if metav1.GetControllerOfNoCopy(p.Object).UID != present && tracked(p.Object) {
 			left = append(left, p.Object)
 		}
-	})
-	slices.SortFunc(left, func(a, b *corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
+	}
 	for _, pod := range left[:min(len(left), maxBurst)] {
 		want := pod.DeepCopy()
 		untrack(want)
