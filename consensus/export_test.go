@@ -3,7 +3,6 @@ package consensus
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/lni/dragonboat/v4/raftio"
 	"github.com/lni/dragonboat/v4/raftpb"
@@ -35,17 +34,6 @@ const FaultLimit = faultLimit
 
 // Faults reads what a host wrote down.
 func Faults(h *Host) []Fault { return h.disk.faults() }
-
-// Age makes all faults that were written down so much older.
-func Age(h *Host, by time.Duration) error {
-	all := h.disk.faults()
-	for i := range all {
-		all[i].At = all[i].At.Add(-by)
-	}
-	h.disk.mu.Lock()
-	defer h.disk.mu.Unlock()
-	return h.disk.writeFaults(all)
-}
 
 // Answer lets a host answer a call of another peer's, encoded as on the wire; false if it is no call.
 func Answer(ctx context.Context, h *Host, encoded []byte) bool {

@@ -60,9 +60,7 @@ func (r *renewals) quarantined(node string) []uint64 {
 	return r.broken[node]
 }
 
-// ahead is how far this peer's clock is ahead of the median of all clocks that the table has heard of.
-func (r *renewals) ahead() time.Duration { return r.aheadAt(r.wall.moment()) }
-
+// aheadAt is how far this peer's clock is ahead of the median of all clocks that the table has heard of.
 func (r *renewals) aheadAt(now lease.Moment) time.Duration {
 	r.lock.Lock()
 	defer r.lock.Unlock()
@@ -70,13 +68,13 @@ func (r *renewals) aheadAt(now lease.Moment) time.Duration {
 }
 
 // off lists the nodes whose clocks keep their peers from writing, and says how far they are off the median.
-func (r *renewals) off(now lease.Moment) map[string]string {
+func (r *renewals) off(now lease.Moment) map[string]error {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	off := map[string]string{}
+	off := map[string]error{}
 	for node, ahead := range r.table.Offsets(now) {
-		if words := offBy(ahead); words != "" {
-			off[node] = words
+		if err := store.CheckOffset(ahead); err != nil {
+			off[node] = err
 		}
 	}
 	return off

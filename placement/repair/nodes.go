@@ -23,11 +23,7 @@ type Judge struct {
 // PlanNodes turns lease renewals and node conditions into conditions and taints. renewed holds
 // when each node last renewed its lease, by the meta leader's own clock; nodes without an entry
 // are not judged by it. After taking over, a leader should enter every node as renewed just now.
-func PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now time.Time) placement.Plan {
-	return new(Judge).PlanNodes(v, renewed, o, now)
-}
-
-// PlanNodes is the function of that name, and decides the same.
+// What the Judge remembers makes no difference to the plan.
 func (j *Judge) PlanNodes(v *placement.View, renewed map[string]time.Time, o Options, now time.Time) placement.Plan {
 	var plan placement.Plan
 	for _, n := range j.unsettled(v, renewed, o, now, &plan) {

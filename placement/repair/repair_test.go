@@ -93,7 +93,7 @@ func (f *fixture) pass(d time.Duration, silent ...string) (done []string, brakes
 		renewed[name] = at.Add(f.skew)
 	}
 	plan := f.judge.PlanNodes(f.View, renewed, f.options, f.Now.Add(f.skew))
-	if want := PlanNodes(f.View, renewed, f.options, f.Now.Add(f.skew)); !reflect.DeepEqual(plan, want) {
+	if want := new(Judge).PlanNodes(f.View, renewed, f.options, f.Now.Add(f.skew)); !reflect.DeepEqual(plan, want) {
 		f.t.Fatalf("with a memory %v is planned, without %v", plan, want)
 	}
 	if err := f.Apply(plan); err != nil {
@@ -210,7 +210,7 @@ func TestLostTwice(t *testing.T) {
 func TestRecheckTellsWhen(t *testing.T) {
 	f := newFixture(t, 4, sameZone)
 	f.Put(makePod("web", "n0"))
-	if at := PlanNodes(f.View, f.renewed, f.options, f.Now).Recheck; !at.Equal(f.Now.Add(2 * time.Second)) {
+	if at := new(Judge).PlanNodes(f.View, f.renewed, f.options, f.Now).Recheck; !at.Equal(f.Now.Add(2 * time.Second)) {
 		t.Errorf("leases run out at %s", at)
 	}
 	f.pass(2*time.Second, "n0")
