@@ -53,7 +53,7 @@ func (c *clock) admit(ctx context.Context, stamp store.Revision) error {
 	if ahead, ok := c.offset(ctx); ok {
 		wall = wall.Add(-ahead)
 	}
-	if limit := max(c.now(), store.At(wall.Add(MaxClockOffset))); stamp > limit {
+	if limit := max(c.now(), store.At(wall.Add(store.MaxAhead))); stamp > limit {
 		return fmt.Errorf("%w: a stamp is %v ahead of this peer", ErrClockSkew, stamp.Time().Sub(wall).Round(time.Millisecond))
 	}
 	return nil

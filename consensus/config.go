@@ -25,13 +25,6 @@ const (
 // MetaShard is the number of the meta shard. Data shards count from 1.
 const MetaShard uint64 = 0
 
-// MaxClockLag is how far this peer's clock may be behind the other peers' before it
-// stops stamping revisions, MaxClockOffset how far ahead. Each has its reason in store.
-const (
-	MaxClockLag    = store.MaxBehind
-	MaxClockOffset = store.MaxAhead
-)
-
 // FS is a file system that dragonboat can keep a store on: *vfs.MemFS or
 // *vfs.ErrorFS of lni/vfs.
 type FS = config.IFS

@@ -26,8 +26,8 @@ var (
 	// written.
 	ErrTooLarge = errors.New("transaction is too large")
 	// ErrClockSkew reports that this peer's clock is further from its peers' median
-	// than MaxClockOffset (ahead) or MaxClockLag (behind), so that it must not stamp
-	// revisions. Nothing was written.
+	// than store.MaxAhead or store.MaxBehind, so that it must not stamp revisions.
+	// Nothing was written.
 	ErrClockSkew = errors.New("this peer's clock is too far off the other peers'")
 	// ErrSlowWatcher reports that a watch was cut because its reader fell behind the
 	// shard's history. The reader has to list and watch anew.

@@ -78,8 +78,8 @@ func (p *Peer) pressed(ctx context.Context) map[string]pressure {
 	}
 	off := p.renewals.off(p.renewals.wall.moment())
 	for _, member := range p.members.Members() {
-		if words := off[member.Name]; words != "" {
-			pressed[member.PeerID] = pressure{"its clock is " + words + " the others'", offFor}
+		if err := off[member.Name]; err != nil {
+			pressed[member.PeerID] = pressure{"its clock is " + err.Error(), offFor}
 		}
 	}
 	return pressed
@@ -104,7 +104,7 @@ func (p *Peer) tellPressure(ctx context.Context, peer string, why pressure) erro
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
 	_, err := p.host.Propose(ctx, consensus.MetaShard, store.Transaction{Ops: []store.Op{{
-		Key: pressedRecords + peer, Value: []byte(why.words), Expires: time.Now().Add(why.lasts).UnixMilli(),
+		Key: pressedRecords + peer, Value: []byte(why.words), Expires: p.clock.now().Add(why.lasts).UnixMilli(),
 	}}})
 	return err
 }

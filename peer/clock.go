@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"shoal/consensus"
+	"shoal/consensus/store"
 	"shoal/peer/lease"
 )
 
@@ -68,19 +68,10 @@ func (c *clock) heard() bool {
 
 // problem is one sentence on a clock that keeps this peer from writing, "" if it does not.
 func (c *clock) problem() string {
-	if ahead, known := c.ahead(); known && offBy(ahead) != "" {
-		return "this peer's clock is " + offBy(ahead) + " the other peers': it takes no writes until the clock is set right"
-	}
-	return ""
-}
-
-// offBy says how far a clock that keeps its peer from writing is off the others', "" if it does not.
-func offBy(ahead time.Duration) string {
-	switch {
-	case ahead > consensus.MaxClockOffset:
-		return fmt.Sprintf("%v ahead of", ahead.Round(time.Millisecond))
-	case ahead < -consensus.MaxClockLag:
-		return fmt.Sprintf("%v behind", (-ahead).Round(time.Millisecond))
+	if ahead, known := c.ahead(); known {
+		if off := store.CheckOffset(ahead); off != nil {
+			return fmt.Sprintf("this peer's clock is %v: it takes no writes until the clock is set right", off)
+		}
 	}
 	return ""
 }

@@ -138,7 +138,7 @@ func readPlan(file io.ReadSeeker, passphrase, name string, now time.Time) (*rest
 	if err := json.Unmarshal(r.Secrets(), p.cluster); err != nil {
 		return nil, fmt.Errorf("%w: its secrets do not fit together: %w", backup.ErrDamaged, err)
 	}
-	if ahead := p.head.Time.Sub(now); ahead > consensus.MaxClockOffset {
+	if ahead := p.head.Time.Sub(now); ahead > store.MaxAhead {
 		return nil, fmt.Errorf("the backup is of %s, and this host's clock says %s: set the clock", p.head.Time.UTC().Format(time.DateTime), now.UTC().Format(time.DateTime))
 	}
 	ranges := map[string]string{}

@@ -14,14 +14,14 @@ const MaxAhead = 2 * time.Second
 // wrong.
 const MaxBehind = time.Minute
 
-// CheckOffset says why a peer must not stamp revisions whose clock is so far ahead of the other peers', nil if it may. A revision stamped in
+// CheckOffset says in words why a peer must not stamp revisions whose clock is so far ahead of the other peers', nil if it may. A revision stamped in
 // the future would hold every later one up there, and times written down by a clock that is far behind would be wrong.
 func CheckOffset(ahead time.Duration) error {
 	switch {
 	case ahead > MaxAhead:
-		return fmt.Errorf("%v ahead", ahead.Round(time.Millisecond))
+		return fmt.Errorf("%v ahead of the other peers'", ahead.Round(time.Millisecond))
 	case ahead < -MaxBehind:
-		return fmt.Errorf("%v behind", (-ahead).Round(time.Millisecond))
+		return fmt.Errorf("%v behind the other peers'", (-ahead).Round(time.Millisecond))
 	}
 	return nil
 }
