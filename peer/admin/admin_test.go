@@ -34,6 +34,39 @@ func serve(t *testing.T, calls Calls) (*Client, string) {
 	return NewClient(path), path
 }
 
+// TestTheLastLineGetsOut: a call that ends the peer is answered before the process may go.
+func TestTheLastLineGetsOut(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "peer.sock")
+	listener, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	served := make(chan struct{})
+	left := make(chan error, 1)
+	go func() {
+		defer close(served)
+		left <- Run(ctx, listener, Calls{Leave: func(_ context.Context, progress func(string)) error {
+			end()
+			select {
+			case <-served:
+				t.Error("the socket's loop has ended before the call")
+			case <-time.After(50 * time.Millisecond):
+			}
+			progress("left the cluster")
+			return nil
+		}}, slog.New(slog.DiscardHandler))
+	}()
+	var lines []string
+	if err := NewClient(path).Leave(t.Context(), func(line string) { lines = append(lines, line) }); err != nil || !slices.Equal(lines, []string{"left the cluster"}) {
+		t.Errorf("%v, lines %q", err, lines)
+	}
+	if err := <-left; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSocketIsPrivateAndSingle(t *testing.T) {
 	_, path := serve(t, Calls{})
 	info, err := os.Stat(path)

@@ -69,25 +69,27 @@ func (l *lockedListener) Close() error {
 	return errors.Join(l.Listener.Close(), l.lock.Close())
 }
 
-// Run serves calls on the listener until ctx ends.
+// Run serves calls on the listener until ctx ends. What is being asked then has a second to be answered.
 func Run(ctx context.Context, listener net.Listener, calls Calls, logger *slog.Logger) error {
 	server := &http.Server{
 		Handler: handler(calls), ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
+	answered := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		// `peer leave` ends the process; let its last line get out.
+		defer close(answered)
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_ = server.Shutdown(grace)
 		_ = server.Close()
 	})
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
-		return fmt.Errorf("administration socket: %w", err)
+	err := server.Serve(listener)
+	if !stop() {
+		<-answered // `peer leave` ends the process; its last line gets out first
+		return nil
 	}
-	return nil
+	return fmt.Errorf("administration socket: %w", err)
 }
 
 func handler(calls Calls) http.Handler {
