@@ -8,6 +8,7 @@ package merge
 import (
 	"container/heap"
 	"slices"
+	"sort"
 
 	"shoal/consensus/bugs"
 	"shoal/consensus/store"
@@ -186,7 +187,10 @@ func (h *laneHeap) Pop() any {
 // one.
 func Keys(lists [][]store.KV) []store.KV {
 	lists = slices.DeleteFunc(slices.Clone(lists), func(l []store.KV) bool { return len(l) == 0 })
-	if len(lists) == 1 {
+	switch len(lists) {
+	case 0:
+		return nil
+	case 1:
 		return lists[0]
 	}
 	total := 0
@@ -194,17 +198,28 @@ func Keys(lists [][]store.KV) []store.KV {
 		total += len(list)
 	}
 	merged := make([]store.KV, 0, total)
-	for len(lists) > 0 {
-		first := 0
-		for i := range lists {
-			if lists[i][0].Key < lists[first][0].Key {
-				first = i
-			}
-		}
-		merged = append(merged, lists[first][0])
-		if lists[first] = lists[first][1:]; len(lists[first]) == 0 {
+	for len(lists) > 1 {
+		// Neighbouring keys are mostly of one namespace, and so in one list: what comes before the other lists' first keys goes at once.
+		first, second := leading(lists)
+		run := sort.Search(len(lists[first]), func(i int) bool { return lists[first][i].Key > lists[second][0].Key })
+		merged = append(merged, lists[first][:run]...)
+		if lists[first] = lists[first][run:]; len(lists[first]) == 0 {
 			lists = slices.Delete(lists, first, first+1)
 		}
 	}
-	return merged
+	return append(merged, lists[0]...)
+}
+
+// leading are the two lists, of at least two, whose first keys are the lowest.
+func leading(lists [][]store.KV) (first, second int) {
+	first, second = 0, 1
+	for i := 1; i < len(lists); i++ {
+		switch key := lists[i][0].Key; {
+		case key < lists[first][0].Key:
+			first, second = i, first
+		case i > 1 && key < lists[second][0].Key:
+			second = i
+		}
+	}
+	return first, second
 }
