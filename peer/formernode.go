@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -66,8 +67,6 @@ func under(former, now map[string]string) map[string]string {
 			merged[key] = value
 		}
 	}
-	for key, value := range now {
-		merged[key] = value
-	}
+	maps.Copy(merged, now)
 	return merged
 }

@@ -143,7 +143,7 @@ func (l *leader) confirmed(ctx context.Context, work []turn.Piece) []turn.Piece 
 	group.SetLimit(parallelPlans)
 	for i, name := range names {
 		group.Go(func() error {
-			err := error(nil)
+			var err error
 			if lost[i], err = l.lost(ctx, name); err != nil {
 				l.log.Info("whether a node is lost could not be read, its pods are not evicted yet", "node", name, "error", err)
 			}

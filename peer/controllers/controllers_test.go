@@ -72,7 +72,7 @@ func run(m *testing.M) (code int, err error) {
 func configuration() (controllers.Config, error) {
 	ca, key, err := newCA()
 	return controllers.Config{
-		Loopback: shared.Server.Loopback(), LoopbackAs: shared.Server.LoopbackAs, NodePorts: shared.Server.NodePorts(), Pods: shared.Server.Pods(),
+		Loopback: shared.Server.Loopback(), LoopbackAs: shared.Server.LoopbackAs, NodePorts: shared.Server.NodePorts(), ProvidePods: shared.Server.Pods().Provide,
 		RootCA: shared.Identity.CAPEM(), ServiceAccountKey: shared.Identity.ServiceAccountKey,
 		SigningCA: func() (*x509.Certificate, crypto.Signer, error) { return ca, key, nil },
 	}, err

@@ -40,8 +40,8 @@ type Config struct {
 	Loopback *rest.Config
 	// LoopbackAs configures a client for a user; each controller is a service account with only its own rights.
 	LoopbackAs func(name string, groups ...string) *rest.Config
-	// Pods makes itself the source of a factory's informer of pods. Nil leaves that to the factory.
-	Pods PodSource
+	// ProvidePods gives a factory its informer of pods. Nil leaves that to the factory.
+	ProvidePods func(informers.SharedInformerFactory)
 	// NodePorts is the record of node ports in use, for its repair.
 	NodePorts rangeallocation.RangeRegistry
 
@@ -54,11 +54,6 @@ type Config struct {
 
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
-}
-
-// PodSource gives a factory an informer of pods.
-type PodSource interface {
-	Provide(factory informers.SharedInformerFactory)
 }
 
 func (c *Config) complete() error {
@@ -146,8 +141,8 @@ func newEnvironment(config Config) (*environment, metadatainformer.SharedInforme
 		return nil, nil, err
 	}
 	e.informers = informers.NewSharedInformerFactoryWithOptions(e.client, 0, informers.WithTransform(trim))
-	if config.Pods != nil {
-		config.Pods.Provide(e.informers)
+	if config.ProvidePods != nil {
+		config.ProvidePods(e.informers)
 	}
 	e.tokens = informers.NewSharedInformerFactoryWithOptions(e.client, 0, informers.WithTransform(trim),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {

@@ -5,6 +5,7 @@
 package lease
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -116,9 +117,7 @@ func (t *Table) Renewed(node string) (time.Time, bool) {
 // Times copies the table.
 func (t *Table) Times() map[string]time.Time {
 	at := make(map[string]time.Time, len(t.at))
-	for node, renewed := range t.at {
-		at[node] = renewed
-	}
+	maps.Copy(at, t.at)
 	return at
 }
 
