@@ -73,7 +73,7 @@ func TestTwoClocksThatDisagree(t *testing.T) {
 	now := time.Now()
 	table.renew("self", now, 0, nil)
 	table.renew("b", now, 2*time.Hour, nil)
-	if got := table.aheadAt(thisMoment()).Round(time.Second); got != 0 {
+	if got := table.aheadAt(table.wall.moment()).Round(time.Second); got != 0 {
 		t.Errorf("the earlier clock of two is %v ahead", got)
 	}
 }
