@@ -151,3 +151,60 @@ func TestBadProposalsAreRefused(t *testing.T) {
 	ahead = -10 * time.Second
 	mustPut(t, h, 1, "k", "v")
 }
+
+// TestARefusalIsNotBelievedWhileAnAttemptIsLost loses the answer to a request whose conditions fail, so that it is asked again. That a key
+// is there already may be another story by the time the lost attempt is applied; that a revision was overtaken stays true.
+func TestARefusalIsNotBelievedWhileAnAttemptIsLost(t *testing.T) {
+	network := consensustest.NewNetwork()
+	a := network.Open(t, "a", t.TempDir(), nil)
+	consensustest.Found(t, a)
+	b := network.Open(t, "b", t.TempDir(), nil) // it holds nothing and asks a
+	old := mustPut(t, b, 1, "k", "1")
+	mustPut(t, b, 1, "k", "2")
+
+	create, update := put("k", "3"), put("k", "3")
+	create.Conditions = []store.Condition{{Key: "k"}}
+	update.Conditions = []store.Condition{{Key: "k", Revision: old}}
+	if res, err := proposeTwice(t, network, a, b, create); !errors.Is(err, consensus.ErrUnknownOutcome) {
+		t.Errorf("a creation whose first answer was lost: %+v, %v", res, err)
+	}
+	if res, err := proposeTwice(t, network, a, b, update); err != nil || res.OK {
+		t.Errorf("an update of an overtaken version whose first answer was lost: %+v, %v", res, err)
+	}
+	if res, err := b.Propose(within(t, patience), 1, create); err != nil || res.OK {
+		t.Errorf("a creation that was answered: %+v, %v", res, err)
+	}
+	mustGet(t, a, 1, "k", "2")
+}
+
+// proposeTwice proposes at b until an attempt has come to a, the answer to which is lost, and returns the outcome of the next.
+func proposeTwice(t *testing.T, network *consensustest.Network, a, b *consensus.Host, tx store.Transaction) (res store.Result, err error) {
+	t.Helper()
+	eventually(t, "an answer is lost", func() error {
+		mustGet(t, b, 1, "k", "2") // the connection stands
+		var failed error
+		if tx.ID, tx.Stamp, failed = b.Request(t.Context()); failed != nil {
+			return failed
+		}
+		network.Deafen("b", "a")
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			res, err = b.Propose(within(t, patience), 1, tx)
+		}()
+		// Every outcome, also a refusal, lifts the shard's revision to the stamp.
+		arrived := false
+		for deadline := time.Now().Add(time.Second); !arrived && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			view, ok := a.Local(1)
+			arrived = ok && view.Revision() >= tx.Stamp
+		}
+		network.Heal()
+		<-done
+		if !arrived {
+			// Something else was on its way to b, with which the connection broke.
+			return errors.New("the request did not arrive")
+		}
+		return nil
+	})
+	return res, err
+}
