@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"fmt"
+	"net"
 
 	"github.com/lni/dragonboat/v4/raftio"
 	"github.com/lni/dragonboat/v4/raftpb"
@@ -27,6 +28,12 @@ func BreakMachine(h *Host, shard uint64) error {
 	}
 	r.machine.Load().store = nil
 	return nil
+}
+
+// rawConn is a raft connection to a peer, with nobody but the caller on it.
+func rawConn(ctx context.Context, h *Host, peer string) (raftConn, error) {
+	l := newRaftLine(h.cfg.Logger, func(*raftLine) {})
+	return raftConn{l}, l.dial(ctx, func(ctx context.Context) (net.Conn, error) { return h.cfg.Dial(ctx, peer, ServiceRaft) })
 }
 
 // FaultLimit is faultLimit.
@@ -66,11 +73,10 @@ func ProposeBrokenChange(ctx context.Context, h *Host, shard uint64, peer string
 		return fmt.Errorf("no replica of shard %d", shard)
 	}
 	info, _ := h.leaders.get(shard)
-	conn, err := h.cfg.Dial(ctx, peer, ServiceRaft)
+	c, err := rawConn(ctx, h, peer)
 	if err != nil {
 		return err
 	}
-	c := &raftConn{conn: conn, log: h.cfg.Logger}
 	defer c.Close()
 	return c.SendMessageBatch(raftpb.MessageBatch{
 		DeploymentId: h.nh.NodeHostConfig().DeploymentID, BinVer: raftio.TransportBinVersion, SourceAddress: h.cfg.PeerID,

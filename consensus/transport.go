@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -44,7 +43,7 @@ func (f *transportFactory) Create(_ config.NodeHostConfig, batch raftio.MessageH
 	ctx, cancel := context.WithCancel(context.Background())
 	return &transport{
 		cfg: f.cfg, owner: f.owner, onBatch: batch, onChunk: chunk, ctx: ctx, cancel: cancel,
-		conns: map[net.Conn]struct{}{}, senders: map[replicaKey]sender{},
+		conns: map[net.Conn]struct{}{}, lines: map[string]*raftLine{}, senders: map[replicaKey]sender{},
 	}
 }
 
@@ -64,6 +63,8 @@ type transport struct {
 	mu       sync.Mutex
 	listener net.Listener
 	conns    map[net.Conn]struct{}
+	// lines are the connections to other peers.
+	lines map[string]*raftLine
 	// senders remembers which peer speaks for which replica. Replica IDs are never
 	// reused, so this never changes; dragonboat would panic if it did.
 	senders map[replicaKey]sender
@@ -260,85 +261,4 @@ func readRaftFrame(r io.Reader) (kind byte, body []byte, err error) {
 		body = buf.Bytes()
 	}
 	return head[0], body, err
-}
-
-// redialEvery is how often a connection that raft waits for is tried.
-const redialEvery = 100 * time.Millisecond
-
-// GetConnection tries for a while before it gives up. dragonboat leaves a peer that could not be reached alone for up to one and a half
-// seconds; one that came back would not hear of an election meanwhile, and the next death would find no majority.
-func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
-	for begun := time.Now(); ; {
-		conn, err := t.connect(ctx, target)
-		if err == nil {
-			return conn, nil
-		}
-		if time.Since(begun) > raftWriteTimeout {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-t.ctx.Done():
-			return nil, err
-		case <-time.After(redialEvery):
-		}
-	}
-}
-
-func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (raftio.ISnapshotConnection, error) {
-	return t.connect(ctx, target)
-}
-
-func (t *transport) connect(ctx context.Context, target string) (*raftConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, raftWriteTimeout)
-	defer cancel()
-	conn, err := t.cfg.Dial(ctx, target, ServiceRaft)
-	if err != nil {
-		return nil, err
-	}
-	return &raftConn{conn: conn, log: t.cfg.Logger}, nil
-}
-
-// raftConn is the sending side. dragonboat uses it from one goroutine.
-type raftConn struct {
-	conn net.Conn
-	log  *slog.Logger
-	buf  []byte
-}
-
-func (c *raftConn) Close() {
-	if err := c.conn.Close(); err != nil {
-		c.log.Debug("close raft connection", "err", err)
-	}
-}
-
-type raftMessage interface {
-	Size() int
-	MarshalTo([]byte) (int, error)
-}
-
-func (c *raftConn) SendMessageBatch(b raftpb.MessageBatch) error { return c.send(frameBatch, &b) }
-
-func (c *raftConn) SendChunk(chunk raftpb.Chunk) error { return c.send(frameChunk, &chunk) }
-
-func (c *raftConn) send(kind byte, m raftMessage) error {
-	n := m.Size()
-	if n > maxRaftFrame {
-		return fmt.Errorf("%w: %d bytes to send", errRaftFrame, n)
-	}
-	if cap(c.buf) < n+5 || cap(c.buf) > 4<<20 {
-		c.buf = make([]byte, n+5)
-	}
-	b := c.buf[:n+5]
-	b[0] = kind
-	binary.BigEndian.PutUint32(b[1:], uint32(n))
-	if _, err := m.MarshalTo(b[5:]); err != nil {
-		return err
-	}
-	if err := c.conn.SetWriteDeadline(time.Now().Add(raftWriteTimeout)); err != nil {
-		return err
-	}
-	_, err := c.conn.Write(b)
-	return err
 }

@@ -56,7 +56,11 @@ func TestRaftMessagesArriveAsSent(t *testing.T) {
 	tr := newTestTransport(got)
 	ours, theirs := net.Pipe()
 	go tr.serve(named{theirs, "b"}) //nolint:errcheck // ends with the pipe
-	c := &raftConn{conn: ours, log: tr.cfg.Logger}
+	tr.cfg.Dial = func(context.Context, string, string) (net.Conn, error) { return ours, nil }
+	c, err := tr.GetConnection(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer c.Close()
 	sent := batchFrom("b", 2)
 	sent.Requests[0].Entries = []raftpb.Entry{{Index: 7, Cmd: bytes.Repeat([]byte("x"), 3<<20)}}

@@ -1,0 +1,260 @@
+package consensus
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lni/dragonboat/v4/raftio"
+	"github.com/lni/dragonboat/v4/raftpb"
+)
+
+// linePending is how much may wait on a line while it writes, in bytes; who comes then waits as well.
+const linePending = 4 << 20
+
+// raftLine is a connection that raft sends on. dragonboat spreads a host's shards over four connections to each peer, with a goroutine for
+// each; here these share one line. What they have to say at the same moment is collected and leaves with one write, so that a peer with
+// many shards is woken once and not four times, and less is spent on TLS records and system calls.
+type raftLine struct {
+	log  *slog.Logger
+	gone func(*raftLine) // takes it out of the transport's table
+
+	// dialled is closed when conn or err is set.
+	dialled chan struct{}
+	conn    net.Conn
+
+	mu sync.Mutex
+	// room wakes those who wait for pending to be written.
+	room *sync.Cond
+	// users are the connections that dragonboat has on the line.
+	users int
+	// err is why the line cannot be used any more.
+	err     error
+	writing bool
+	// pending is what is to be written, spare a buffer for the next.
+	pending, spare []byte
+}
+
+func newRaftLine(log *slog.Logger, gone func(*raftLine)) *raftLine {
+	l := &raftLine{log: log, gone: gone, dialled: make(chan struct{}), users: 1}
+	l.room = sync.NewCond(&l.mu)
+	return l
+}
+
+// dial connects the line, once, for its first user.
+func (l *raftLine) dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) error {
+	conn, err := dial(ctx)
+	l.mu.Lock()
+	l.conn, l.err = conn, err
+	l.mu.Unlock()
+	close(l.dialled)
+	if err != nil {
+		l.release()
+	}
+	return err
+}
+
+// await waits until the line is dialled, for a user that joined.
+func (l *raftLine) await(ctx context.Context) error {
+	var err error
+	select {
+	case <-l.dialled:
+		l.mu.Lock()
+		err = l.err
+		l.mu.Unlock()
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		l.release()
+	}
+	return err
+}
+
+// release gives one connection on the line back. The last closes it.
+func (l *raftLine) release() {
+	l.mu.Lock()
+	l.users--
+	last, conn := l.users == 0, l.conn
+	l.mu.Unlock()
+	if !last {
+		return
+	}
+	l.gone(l)
+	if conn != nil {
+		l.hangUp()
+	}
+}
+
+func (l *raftLine) hangUp() {
+	if err := l.conn.Close(); err != nil {
+		l.log.Debug("close raft connection", "err", err)
+	}
+}
+
+// join takes a further connection on the line; it returns false if that is over.
+func (l *raftLine) join() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.users == 0 || l.err != nil {
+		return false
+	}
+	l.users++
+	return true
+}
+
+type raftMessage interface {
+	Size() int
+	MarshalTo([]byte) (int, error)
+}
+
+// send puts a frame on the line. Whoever finds it idle writes, for itself and for all who come meanwhile; the others do not wait. A write
+// that fails is told to whoever sends next: raft's messages may be lost.
+func (l *raftLine) send(kind byte, m raftMessage) error {
+	n := m.Size()
+	if n > maxRaftFrame {
+		return fmt.Errorf("%w: %d bytes to send", errRaftFrame, n)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.writing && len(l.pending) > linePending && l.err == nil {
+		l.room.Wait()
+	}
+	if l.err != nil {
+		return l.err
+	}
+	if err := l.add(kind, n, m); err != nil || l.writing {
+		return err
+	}
+	l.writing = true
+	// Other shards of this host often have something to say to the peer at the same moment.
+	l.mu.Unlock()
+	runtime.Gosched()
+	l.mu.Lock()
+	for len(l.pending) > 0 && l.err == nil {
+		l.write()
+	}
+	l.writing = false
+	l.room.Broadcast()
+	return l.err
+}
+
+// add appends a frame to what is pending.
+func (l *raftLine) add(kind byte, n int, m raftMessage) error {
+	at := len(l.pending)
+	b := slices.Grow(l.pending, n+5)[:at+n+5]
+	b[at] = kind
+	binary.BigEndian.PutUint32(b[at+1:], uint32(n))
+	if _, err := m.MarshalTo(b[at+5:]); err != nil {
+		return err
+	}
+	l.pending = b
+	return nil
+}
+
+// write writes what is pending. It lets go of the mutex meanwhile.
+func (l *raftLine) write() {
+	b := l.pending
+	l.pending, l.spare = l.spare[:0], nil
+	l.mu.Unlock()
+	err := l.conn.SetWriteDeadline(time.Now().Add(raftWriteTimeout))
+	if err == nil {
+		_, err = l.conn.Write(b)
+	}
+	l.mu.Lock()
+	if cap(b) <= linePending {
+		l.spare = b
+	}
+	l.room.Broadcast()
+	if err != nil {
+		l.err = err
+		l.hangUp()
+	}
+}
+
+// raftConn is one of dragonboat's connections on a line. dragonboat uses it from one goroutine.
+type raftConn struct{ line *raftLine }
+
+func (c raftConn) Close() { c.line.release() }
+
+func (c raftConn) SendMessageBatch(b raftpb.MessageBatch) error { return c.line.send(frameBatch, &b) }
+
+func (c raftConn) SendChunk(chunk raftpb.Chunk) error { return c.line.send(frameChunk, &chunk) }
+
+// redialEvery is how often a connection that raft waits for is tried.
+const redialEvery = 100 * time.Millisecond
+
+// GetConnection tries for a while before it gives up. dragonboat leaves a peer that could not be reached alone for up to one and a half
+// seconds; one that came back would not hear of an election meanwhile, and the next death would find no majority.
+func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
+	for begun := time.Now(); ; {
+		conn, err := t.shared(ctx, target)
+		if err == nil {
+			return conn, nil
+		}
+		if time.Since(begun) > raftWriteTimeout {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-t.ctx.Done():
+			return nil, err
+		case <-time.After(redialEvery):
+		}
+	}
+}
+
+// shared is a connection on the peer's line, which is dialled if there is none.
+func (t *transport) shared(ctx context.Context, target string) (raftio.IConnection, error) {
+	t.mu.Lock()
+	l, ok := t.lines[target]
+	joined := ok && l.join()
+	if !joined {
+		l = newRaftLine(t.cfg.Logger, func(l *raftLine) { t.drop(target, l) })
+		t.lines[target] = l
+	}
+	t.mu.Unlock()
+	var err error
+	if joined {
+		err = l.await(ctx)
+	} else {
+		err = l.dial(ctx, t.dialler(target))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return raftConn{l}, nil
+}
+
+// drop forgets a peer's line, if it is still that one.
+func (t *transport) drop(target string, l *raftLine) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lines[target] == l {
+		delete(t.lines, target)
+	}
+}
+
+// GetSnapshotConnection gives every snapshot a line of its own, or it would hold up the others.
+func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (raftio.ISnapshotConnection, error) {
+	l := newRaftLine(t.cfg.Logger, func(*raftLine) {})
+	if err := l.dial(ctx, t.dialler(target)); err != nil {
+		return nil, err
+	}
+	return raftConn{l}, nil
+}
+
+func (t *transport) dialler(target string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, raftWriteTimeout)
+		defer cancel()
+		return t.cfg.Dial(ctx, target, ServiceRaft)
+	}
+}
