@@ -3,6 +3,7 @@ package sim
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -13,12 +14,15 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
+	"shoal/placement"
 	"shoal/sim/model"
 )
 
@@ -31,7 +35,7 @@ const (
 	manifestNamespace = "default"
 )
 
-// takeManifests reads the Deployments and StatefulSets of a folder, or those named.
+// takeManifests reads the Deployments, StatefulSets and DaemonSets of a folder, or those named.
 func (p *parser) takeManifests(r *reader) {
 	folder := r.word()
 	if r.err != nil {
@@ -95,7 +99,7 @@ func readManifests(folder string) (workloads []model.Workload, leftOut []string,
 	if err != nil {
 		return nil, nil, fmt.Errorf("the folder of manifests cannot be read: %w", err)
 	}
-	others := map[string]int{}
+	all := manifests{others: map[string]int{}}
 	files := 0
 	for _, entry := range entries {
 		if !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(entry.Name())) || !entry.Type().IsRegular() {
@@ -111,41 +115,69 @@ func readManifests(folder string) (workloads []model.Workload, leftOut []string,
 		if err != nil {
 			return nil, nil, err
 		}
-		found, err := readManifest(content, others)
-		if err != nil {
+		if err := all.read(content); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", entry.Name(), err)
 		}
-		for i := range found {
-			found[i].Folder = folder
-		}
-		workloads = append(workloads, found...)
 	}
-	if len(workloads) == 0 {
-		return nil, nil, fmt.Errorf("%s has no file (.yaml, .yml, .json) with a Deployment or a StatefulSet", folder)
+	if len(all.workloads) == 0 {
+		return nil, nil, fmt.Errorf("%s has no file (.yaml, .yml, .json) with a Deployment, a StatefulSet or a DaemonSet", folder)
 	}
-	for kind, n := range others {
+	all.protect()
+	workloads = all.workloads
+	for i := range workloads {
+		workloads[i].Folder = folder
+	}
+	for kind, n := range all.others {
 		leftOut = append(leftOut, fmt.Sprintf("%s (%d)", kind, n))
 	}
 	slices.Sort(leftOut)
 	return workloads, leftOut, nil
 }
 
-// readManifest reads the documents of a file.
-func readManifest(content []byte, others map[string]int) ([]model.Workload, error) {
-	var all []model.Workload
+// manifests are what a folder says.
+type manifests struct {
+	workloads []model.Workload
+	spaces    []string // of each workload: the namespace of its manifest
+	budgets   []policyv1.PodDisruptionBudget
+	others    map[string]int // by kind: what the simulation knows nothing of
+}
+
+// protect gives every workload the budgets that are about its pods. One that is about those of several is each one's own here, as they have
+// namespaces of their own; one that is about none is left out.
+func (all *manifests) protect() {
+	for i := range all.budgets {
+		budget, used := &all.budgets[i], false
+		for k := range all.workloads {
+			w := &all.workloads[k]
+			if all.spaces[k] == space(&budget.ObjectMeta) && placement.Protects(budget, w.Template.Labels) {
+				w.Budgets, used = append(w.Budgets, budget.Spec), true
+			}
+		}
+		if !used {
+			all.others["PodDisruptionBudget that protects none of these pods"]++
+		}
+	}
+}
+
+// space is the namespace that a manifest goes to.
+func space(meta *metav1.ObjectMeta) string { return cmp.Or(meta.Namespace, manifestNamespace) }
+
+// read takes in the documents of a file.
+func (all *manifests) read(content []byte) error {
 	documents := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(content)))
 	for number := 1; ; number++ {
 		document, err := documents.Read()
 		if errors.Is(err, io.EOF) {
-			return all, nil
+			return nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", number, err)
+			return fmt.Errorf("document %d: %w", number, err)
 		}
 		var what metav1.TypeMeta
 		if err := yaml.Unmarshal(document, &what); err != nil {
-			return nil, fmt.Errorf("document %d: %w", number, err)
+			return fmt.Errorf("document %d: %w", number, err)
 		}
+		var meta metav1.ObjectMeta
 		var w model.Workload
 		switch {
 		case what.Kind == "" && what.APIVersion == "":
@@ -153,24 +185,55 @@ func readManifest(content []byte, others map[string]int) ([]model.Workload, erro
 		case what.Kind == "Deployment" && what.APIVersion == "apps/v1":
 			var d appsv1.Deployment
 			if err = yaml.UnmarshalStrict(document, &d); err == nil {
-				w, err = workloadOf(&d.ObjectMeta, d.Spec.Replicas, &d.Spec.Template, false)
+				meta = d.ObjectMeta
+				w, err = workloadOf(&meta, d.Spec.Replicas, &d.Spec.Template, false)
 			}
 		case what.Kind == "StatefulSet" && what.APIVersion == "apps/v1":
 			var s appsv1.StatefulSet
 			if err = yaml.UnmarshalStrict(document, &s); err == nil {
-				w, err = workloadOf(&s.ObjectMeta, s.Spec.Replicas, &s.Spec.Template, true)
+				meta = s.ObjectMeta
+				w, err = workloadOf(&meta, s.Spec.Replicas, &s.Spec.Template, true)
 			}
+		case what.Kind == placement.KindDaemonSet && what.APIVersion == "apps/v1":
+			var d appsv1.DaemonSet
+			if err = yaml.UnmarshalStrict(document, &d); err == nil {
+				meta = d.ObjectMeta
+				w, err = workloadOf(&meta, nil, &d.Spec.Template, false)
+				w.Daemon = true
+			}
+		case what.Kind == placement.KindBudget && what.APIVersion == "policy/v1":
+			var b policyv1.PodDisruptionBudget
+			if err = yaml.UnmarshalStrict(document, &b); err == nil {
+				err = checkBudget(&b)
+			}
+			all.budgets = append(all.budgets, b)
 		default:
-			others[what.Kind]++
+			all.others[what.Kind]++
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("document %d, a %s: %w", number, what.Kind, err)
+			return fmt.Errorf("document %d, a %s: %w", number, what.Kind, err)
 		}
 		if w.Replicas > 0 {
-			all = append(all, w)
+			all.workloads, all.spaces = append(all.workloads, w), append(all.spaces, space(&meta))
 		}
 	}
+}
+
+// checkBudget says what of a budget the API would refuse.
+func checkBudget(b *policyv1.PodDisruptionBudget) error {
+	if b.Spec.MinAvailable != nil && b.Spec.MaxUnavailable != nil {
+		return fmt.Errorf("%s has both minAvailable and maxUnavailable", b.Name)
+	}
+	if _, err := metav1.LabelSelectorAsSelector(b.Spec.Selector); err != nil {
+		return fmt.Errorf("%s: %w", b.Name, err)
+	}
+	for _, bound := range []*intstr.IntOrString{b.Spec.MinAvailable, b.Spec.MaxUnavailable} {
+		if n, err := intstr.GetScaledValueFromIntOrPercent(ptr.To(ptr.Deref(bound, intstr.FromInt32(0))), 100, true); err != nil || n < 0 {
+			return fmt.Errorf("%s: %s is neither a number of pods nor a share of them like 25%%", b.Name, bound)
+		}
+	}
+	return nil
 }
 
 // workloadOf is a workload with what decides about where its pods go, and the defaults that the API would have given it.

@@ -103,6 +103,55 @@ func TestWorkloadsFromManifests(t *testing.T) {
 	}
 }
 
+const agents = `apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec: {containers: [{name: main, image: "example.org/agent:1", resources: {requests: {cpu: 100m}}}]}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: front, namespace: shop}
+spec: {maxUnavailable: BOUND, selector: {matchLabels: {app: front}}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: migrate}
+`
+
+// TestDaemonSetsAndBudgetsFromManifests drains a node, loses another and lets one join: an agent runs on every machine that is left, and a budget
+// that allows no pod to be missing keeps those of the node where they are.
+func TestDaemonSetsAndBudgetsFromManifests(t *testing.T) {
+	for bound, moves := range map[string]bool{"1": true, "0": false} {
+		dir := folder(t, map[string]string{"shop.yaml": shop, "agents.yaml": strings.Replace(agents, "BOUND", bound, 1)})
+		s := parse(t, "nodes 6 zones 3\nworkloads "+dir+"\nat 15s drain n2\nat 25s join 1\nat 30s crash n6\nrun 80s\nexpect ready within 20s\n")
+		if !slices.Equal(s.LeftOut, []string{"Job (1)", "Service (1)"}) {
+			t.Errorf("left out: %v", s.LeftOut)
+		}
+		result, err := s.Run(t.Context(), Options{})
+		if err != nil || len(result.Failed()) > 0 {
+			t.Fatalf("maxUnavailable %s: %v: %+v", bound, err, result.Failed())
+		}
+		agents, front := map[string]bool{}, 0
+		for _, e := range result.Events {
+			if workload, _, _ := strings.Cut(e.Pod, "/"); e.Kind == model.EventBound && workload == "agent" {
+				agents[e.Node] = true
+			} else if e.Kind == model.EventBound && workload == "shop-front" && e.At.Seconds() > 15 && e.At.Seconds() < 30 {
+				front++
+			}
+		}
+		if len(agents) != 7 {
+			t.Errorf("agents were placed on %v", agents)
+		}
+		if (front > 0) != moves {
+			t.Errorf("maxUnavailable %s: %d pods of front were moved by the drain", bound, front)
+		}
+	}
+}
+
 func TestManifestMistakes(t *testing.T) {
 	for say, content := range map[string]string{
 		"shop.yaml: document 1, a Deployment: ":                 strings.Replace(shop, "replicas: 6", "replicsa: 6", 1),
@@ -112,7 +161,7 @@ func TestManifestMistakes(t *testing.T) {
 		"asks for -1 cpu":                                       strings.Replace(shop, "cpu: 250m", "cpu: -1", 1),
 		"document 1: ":                                          "a: [",
 		"has no container":                                      strings.Replace(shop, "containers:\n      - {name: main", "initContainers:\n      - {name: main", 1),
-		"with a Deployment or a StatefulSet":                    "kind: Service\napiVersion: v1\n",
+		"with a Deployment, a StatefulSet or a DaemonSet":       "kind: Service\napiVersion: v1\n",
 		`the folder has no workload "dbb" (did you mean "db"?)`: shop,
 	} {
 		dir := folder(t, map[string]string{"shop.yaml": content})
@@ -133,8 +182,10 @@ func TestManifestMistakes(t *testing.T) {
 func FuzzManifest(f *testing.F) {
 	f.Add([]byte(shop))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		workloads, err := readManifest(content, map[string]int{})
-		for _, w := range workloads {
+		all := manifests{others: map[string]int{}}
+		err := all.read(content)
+		all.protect()
+		for _, w := range all.workloads {
 			if err == nil && (w.Replicas < 1 || w.Name == "" || w.Template == nil) {
 				t.Fatalf("%q gives %+v", content, w)
 			}

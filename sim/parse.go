@@ -162,6 +162,7 @@ func (p *parser) finish() error {
 	case s.Config.Random.Until > s.Config.Length:
 		return p.wrong(p.seen["random"], 0, "the faults go on after the run has ended ("+s.Config.Length.String()+")", formRandom)
 	}
+	s.countDaemons()
 	for _, m := range s.marks {
 		if err := m.fault.Check(s.Config.Nodes, s.Config.Zones, s.Config.Shards); err != nil {
 			return p.wrong(m.line, m.column, err.Error(), m.form)
@@ -176,6 +177,15 @@ func (p *parser) finish() error {
 		}
 	}
 	return nil
+}
+
+// countDaemons gives every DaemonSet a pod for each node.
+func (s *Scenario) countDaemons() {
+	for i := range s.Config.Workloads {
+		if w := &s.Config.Workloads[i]; w.Daemon {
+			w.Replicas = s.Config.Nodes
+		}
+	}
 }
 
 func (s *Scenario) hasZone(zone string) bool {

@@ -113,6 +113,7 @@ func (s *Scenario) Change(seed *uint64, nodes int, length time.Duration) error {
 	}
 	if nodes != 0 {
 		s.Config.Nodes = nodes
+		s.countDaemons()
 	}
 	if length != 0 {
 		s.Config.Length = length

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
@@ -84,9 +86,12 @@ func (c *convergenceCheck) difference(m *Model) string {
 
 // wrongWith says what is not as desired with a workload, or nothing.
 func (m *Model) wrongWith(w Workload) string {
-	ready := map[types.UID]bool{}
+	ready, away := map[types.UID]bool{}, 0
 	for _, placed := range m.checks.placed[w.Name] {
 		pod := placed.pod
+		if w.Daemon && !m.answers(pod.Spec.NodeName, pod.UID) && m.lostNode(pod.Spec.NodeName) {
+			away++ // it stays bound to a machine that is lost, and goes on there
+		}
 		if runs := m.answers(pod.Spec.NodeName, pod.UID); placement.Ready(pod) != runs {
 			return fmt.Sprintf("%s/%s on %s is said to be ready: %t, and runs: %t", pod.Namespace, pod.Name, pod.Spec.NodeName, placement.Ready(pod), runs)
 		}
@@ -94,10 +99,29 @@ func (m *Model) wrongWith(w Workload) string {
 			ready[pod.UID] = true
 		}
 	}
-	if len(ready) != w.Replicas {
-		return fmt.Sprintf("%s has %d of %d pods ready", w.Name, len(ready), w.Replicas)
+	if want := m.wanted(w) - away; len(ready) != want {
+		return fmt.Sprintf("%s has %d of %d pods ready", w.Name, len(ready), want)
 	}
 	return m.wrongRules(w.Name, ready)
+}
+
+// wanted is how many pods a workload has when all is well. Of a DaemonSet its own status says it: one on each node that suits it, and those that
+// stay bound to nodes that do not suit it any more, because they are lost.
+func (m *Model) wanted(w Workload) int {
+	if !w.Daemon {
+		return w.Replicas
+	}
+	set, ok := m.shardOf(w.Name).objects[daemonPrefix+w.Name+"/"+w.Name].(*appsv1.DaemonSet)
+	if !ok || set.Status.DesiredNumberScheduled == 0 {
+		return w.Replicas
+	}
+	return int(max(set.Status.DesiredNumberScheduled, set.Status.CurrentNumberScheduled) + set.Status.NumberMisscheduled)
+}
+
+// lostNode tells whether the store holds a node for lost.
+func (m *Model) lostNode(name string) bool {
+	stored, ok := m.shards[0].objects[kinds[0].prefix+name].(*corev1.Node)
+	return !ok || (&placement.Node{Object: stored}).Lost()
 }
 
 // wrongRules compares the rules of a namespace's Service with the pods that are ready.

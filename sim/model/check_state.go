@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -44,7 +45,7 @@ func (stateCheck) finish(m *Model) {
 				m.violate(checkerState, "%s belongs to nobody", keyOf(pod))
 			}
 		}
-		want := map[string]int{"service": 1, "endpoints": 1, "slice": 1, "set": 1, "pod": w.Replicas, "history": 1}
+		want := map[string]int{"service": 1, "endpoints": 1, "slice": 1, "set": 1, "pod": m.wanted(w), "history": 1, "budget": len(w.Budgets)}
 		for _, kind := range slices.Sorted(maps.Keys(want)) {
 			if counts[kind] != want[kind] {
 				m.violate(checkerState, "%s ends with %d of %s, %d are right: %s", w.Name, counts[kind], kind, want[kind], names(of, kind))
@@ -67,7 +68,7 @@ func (m *Model) checkSlice(w Workload, of []placement.Object) {
 		}
 	}
 	for _, o := range of {
-		if pod, ok := o.(*corev1.Pod); ok && !listed[pod.UID] {
+		if pod, ok := o.(*corev1.Pod); ok && !listed[pod.UID] && !(w.Daemon && !placement.Ready(pod)) {
 			m.violate(checkerState, "the endpoints of %s lack %s", w.Name, pod.Name)
 		}
 	}
@@ -80,12 +81,14 @@ func kindOf(o placement.Object) string {
 		return "service"
 	case *discoveryv1.EndpointSlice:
 		return "slice"
-	case *appsv1.Deployment, *appsv1.StatefulSet:
+	case *appsv1.Deployment, *appsv1.StatefulSet, *appsv1.DaemonSet:
 		return "set"
 	case *appsv1.ReplicaSet, *appsv1.ControllerRevision:
 		return "history"
 	case *corev1.Pod:
 		return "pod"
+	case *policyv1.PodDisruptionBudget:
+		return "budget"
 	}
 	return "endpoints"
 }

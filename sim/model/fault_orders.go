@@ -6,6 +6,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"shoal/consensus/store"
 	"shoal/placement"
@@ -103,16 +105,53 @@ func (n *node) evictAll() {
 	}
 	left := false
 	for _, pod := range m.checks.bound[n.name].byUID() {
+		if owner := metav1.GetControllerOfNoCopy(pod); owner != nil && owner.Kind == placement.KindDaemonSet && !n.leaving {
+			continue // kubectl drain --ignore-daemonsets: they would be made again at once
+		}
 		if left = true; pod.DeletionTimestamp != nil {
 			continue
 		}
 		if s := m.shardOf(pod.Namespace); s.leader != nil {
-			m.propose(s.leader, s, []placement.Change{{Verb: placement.Delete, Object: pod, UID: pod.UID}}, func(error) {})
+			if changes, granted := s.eviction(pod, m.time()); granted {
+				m.propose(s.leader, s, changes, func(error) {})
+			}
 		}
 	}
 	if left {
 		m.after(time.Second, "drain", n.evictAll)
 	}
+}
+
+// eviction is what the API's eviction of a pod writes, in one transaction: every budget that protects the pod counts down, and the pod is
+// deleted. Not granted while a budget allows none.
+func (s *shard) eviction(pod *corev1.Pod, now time.Time) (changes []placement.Change, granted bool) {
+	for i := range s.model.budgetsOf(pod.Namespace) {
+		budget, ok := s.objects[fmt.Sprintf("%s%s/%s-%d", budgetPrefix, pod.Namespace, pod.Namespace, i)].(*policyv1.PodDisruptionBudget)
+		if !ok || !placement.Protects(budget, pod.Labels) {
+			continue
+		}
+		if budget.Status.DisruptionsAllowed <= 0 || budget.Status.ObservedGeneration != budget.Generation {
+			return nil, false
+		}
+		want := budget.DeepCopy()
+		want.Status.DisruptionsAllowed--
+		if want.Status.DisruptedPods == nil {
+			want.Status.DisruptedPods = map[string]metav1.Time{}
+		}
+		want.Status.DisruptedPods[pod.Name] = metav1.NewTime(now)
+		changes = append(changes, placement.Change{Verb: placement.UpdateStatus, Object: want, UID: budget.UID, ResourceVersion: budget.ResourceVersion})
+	}
+	return append(changes, placement.Change{Verb: placement.Delete, Object: pod, UID: pod.UID}), true
+}
+
+// budgetsOf is how many budgets a namespace has.
+func (m *Model) budgetsOf(namespace string) int {
+	for _, w := range m.cfg.Workloads {
+		if w.Name == namespace {
+			return len(w.Budgets)
+		}
+	}
+	return 0
 }
 
 // leave makes a peer give up what it holds, and then go (peer leave).

@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -135,7 +136,14 @@ func (m *Model) deploy(w Workload, delay time.Duration) {
 		labels = map[string]string{workloadLabel: w.Name}
 	}
 	var set placement.Object
-	if w.Stateful {
+	if w.Daemon {
+		set = &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template(w, labels), RevisionHistoryLimit: ptr.To[int32](10),
+			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: &appsv1.RollingUpdateDaemonSet{
+				MaxUnavailable: ptr.To(intstr.FromInt32(1)), MaxSurge: ptr.To(intstr.FromInt32(0)),
+			}},
+		}}
+	} else if w.Stateful {
 		set = &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{
 			Replicas: ptr.To(int32(w.Replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels}, ServiceName: w.Name, Template: template(w, labels),
 			RevisionHistoryLimit: ptr.To[int32](10), PodManagementPolicy: appsv1.OrderedReadyPodManagement,
@@ -169,6 +177,11 @@ func (m *Model) deploy(w Workload, delay time.Duration) {
 			changes, undo = m.running(deployment)
 		}
 		changes = append([]placement.Change{{Verb: placement.Create, Object: service}}, changes...)
+		for i, spec := range w.Budgets {
+			changes = append(changes, placement.Change{Verb: placement.Create, Object: &policyv1.PodDisruptionBudget{
+				ObjectMeta: metav1.ObjectMeta{Namespace: w.Name, Name: fmt.Sprintf("%s-%d", w.Name, i)}, Spec: spec,
+			}})
+		}
 		m.propose(s.leader, s, changes, func(err error) {
 			if _, there := s.objects[keyOf(set)]; !there {
 				undo()
@@ -185,6 +198,9 @@ const workloadLabel = "sim.shoal.io/workload"
 func template(w Workload, labels map[string]string) corev1.PodTemplateSpec {
 	var tolerations []corev1.Toleration
 	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		if w.Daemon {
+			break // workload.PlanDaemonSet gives them tolerations without end
+		}
 		tolerations = append(tolerations, corev1.Toleration{
 			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](5),
 		})

@@ -23,6 +23,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 
 	"shoal/placement/repair"
 )
@@ -64,15 +65,18 @@ type Config struct {
 	bug string
 }
 
-// Workload is a Deployment with its Service, or a StatefulSet, present from the start. Each has a namespace of its own name.
+// Workload is a Deployment with its Service, or a StatefulSet or a DaemonSet, present from the start. Each has a namespace of its own name.
 type Workload struct {
 	Name     string
 	Stateful bool
+	Daemon   bool // a pod on each node that suits it; Replicas is then how many nodes there are at first
 	Replicas int
 	Requests corev1.ResourceList // of each pod
 	// Template is what its pods are made from; nil makes one of the requests. Folder is where it was read, if it was.
 	Template *corev1.PodTemplateSpec
 	Folder   string
+	// Budgets protect its pods from being drained, too many at once.
+	Budgets []policyv1.PodDisruptionBudgetSpec
 }
 
 // Outcome is what a run showed.

@@ -105,7 +105,7 @@ func (m *Model) stand(at time.Duration) Sample {
 	}
 	s.Unwritten = s.Writes - s.Led
 	for _, w := range m.cfg.Workloads {
-		s.Wanted += w.Replicas
+		s.Wanted += m.wanted(w)
 	}
 	for _, slice := range m.vip {
 		for i := range slice.Endpoints {

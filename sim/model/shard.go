@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -44,7 +45,11 @@ type shard struct {
 	intents map[store.RequestID][]placement.Change // of transactions under way, for the checkers
 }
 
-const podPrefix = "/registry/pods/"
+const (
+	podPrefix    = "/registry/pods/"
+	daemonPrefix = "/registry/daemonsets/"
+	budgetPrefix = "/registry/poddisruptionbudgets/"
+)
 
 // kinds are the objects the model knows: the prefix of their keys, as the API's storage writes them, and an empty one.
 var kinds = []struct {
@@ -61,6 +66,8 @@ var kinds = []struct {
 	{"/registry/statefulsets/", func() placement.Object { return &appsv1.StatefulSet{} }},
 	{podPrefix, func() placement.Object { return &corev1.Pod{} }},
 	{"/registry/controllerrevisions/", func() placement.Object { return &appsv1.ControllerRevision{} }},
+	{daemonPrefix, func() placement.Object { return &appsv1.DaemonSet{} }},
+	{budgetPrefix, func() placement.Object { return &policyv1.PodDisruptionBudget{} }},
 }
 
 func keyOf(o placement.Object) string {
@@ -89,6 +96,10 @@ func keyOf(o placement.Object) string {
 		return kinds[8].prefix + name
 	case *appsv1.ControllerRevision:
 		return kinds[9].prefix + name
+	case *appsv1.DaemonSet:
+		return daemonPrefix + name
+	case *policyv1.PodDisruptionBudget:
+		return budgetPrefix + name
 	}
 	panic(fmt.Sprintf("the model has no kind %T", o))
 }
@@ -318,6 +329,10 @@ func copyOf(o placement.Object) placement.Object {
 		return ptr.To(*o)
 	case *appsv1.ControllerRevision:
 		return ptr.To(*o)
+	case *appsv1.DaemonSet:
+		return ptr.To(*o)
+	case *policyv1.PodDisruptionBudget:
+		return ptr.To(*o)
 	}
 	panic(fmt.Sprintf("the model has no kind %T", o))
 }
@@ -335,6 +350,10 @@ func copyStatus(o, from placement.Object) {
 		o.Status = from.(*appsv1.ReplicaSet).Status
 	case *appsv1.StatefulSet:
 		o.Status = from.(*appsv1.StatefulSet).Status
+	case *appsv1.DaemonSet:
+		o.Status = from.(*appsv1.DaemonSet).Status
+	case *policyv1.PodDisruptionBudget:
+		o.Status = from.(*policyv1.PodDisruptionBudget).Status
 	}
 }
 
@@ -346,6 +365,8 @@ func respecified(a, b placement.Object) bool {
 		return !apiequality.Semantic.DeepEqual(a.Spec, b.(*appsv1.ReplicaSet).Spec)
 	case *appsv1.StatefulSet:
 		return !apiequality.Semantic.DeepEqual(a.Spec, b.(*appsv1.StatefulSet).Spec)
+	case *appsv1.DaemonSet:
+		return !apiequality.Semantic.DeepEqual(a.Spec, b.(*appsv1.DaemonSet).Spec)
 	}
 	return false
 }
