@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 )
 
 // Consumer is what a pod's containers use, in bytes, of a resource that a node is short of.
@@ -33,7 +34,7 @@ func RankForEviction(consumers []Consumer, name corev1.ResourceName) []Consumer 
 	var ranked []Consumer
 	for _, c := range consumers {
 		_, mirror := c.Pod.Annotations[corev1.MirrorPodAnnotationKey]
-		if !mirror && priority(c.Pod) < criticalPriority && c.Pod.DeletionTimestamp == nil && !terminal(c.Pod.Status.Phase) {
+		if !mirror && corev1helpers.PodPriority(c.Pod) < criticalPriority && c.Pod.DeletionTimestamp == nil && !terminal(c.Pod.Status.Phase) {
 			ranked = append(ranked, c)
 		}
 	}
@@ -45,17 +46,10 @@ func RankForEviction(consumers []Consumer, name corev1.ResourceName) []Consumer 
 		return 1
 	}
 	slices.SortFunc(ranked, func(a, b Consumer) int {
-		return cmp.Or(cmp.Compare(within(a), within(b)), cmp.Compare(priority(a.Pod), priority(b.Pod)),
+		return cmp.Or(cmp.Compare(within(a), within(b)), cmp.Compare(corev1helpers.PodPriority(a.Pod), corev1helpers.PodPriority(b.Pod)),
 			cmp.Compare(excess(b), excess(a)), cmp.Compare(a.Pod.UID, b.Pod.UID))
 	})
 	return ranked
-}
-
-func priority(pod *corev1.Pod) int32 {
-	if pod.Spec.Priority == nil {
-		return 0
-	}
-	return *pod.Spec.Priority
 }
 
 func requestOf(pod *corev1.Pod, name corev1.ResourceName) int64 {
