@@ -247,12 +247,65 @@ func usageV2(path string) (pods.Usage, error) {
 	u.WorkingSetBytes = u.MemoryBytes - min(u.MemoryBytes, stat["inactive_file"])
 	u.RSSBytes = stat["anon"]
 	u.PageFaults, u.MajorPageFaults = stat["pgfault"], stat["pgmajfault"]
-	// "max" does not parse and leaves 0, which means none.
-	u.MemoryLimitBytes, _ = readUint(filepath.Join(path, "memory.max"))
+	if u.MemoryLimitBytes, err = readLimit(filepath.Join(path, "memory.max")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return u, err
+	}
 	if u.Processes, err = readUint(filepath.Join(path, "pids.current")); errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	return u, err
+}
+
+// memoryRoom looks for limits of memory from the root upwards: an administrator, or a container that the peer runs in, may give all pods
+// together less than the machine has.
+func (t *cgroupTree) memoryRoom() (pods.MemoryRoom, error) {
+	var room pods.MemoryRoom
+	for path := t.root; ; path = filepath.Dir(path) {
+		limit, used, err := t.memoryLimit(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // before the first pod there is no root, and v2's own root has no limit
+			return room, fmt.Errorf("memory limit of cgroup %s: %w", path, err)
+		}
+		if err == nil && limit > 0 {
+			available := limit - min(limit, used)
+			if room.Limit == 0 {
+				room = pods.MemoryRoom{Limit: limit, Available: available}
+			}
+			room = pods.MemoryRoom{Limit: min(room.Limit, limit), Available: min(room.Available, available)}
+		}
+		if path == "/" {
+			return room, nil
+		}
+	}
+}
+
+// memoryLimit is the limit that a cgroup itself has, 0 for none, and the working set of all that is in it.
+func (t *cgroupTree) memoryLimit(path string) (limit, used uint64, err error) {
+	folder, limitFile, usedFile, inactive := filepath.Join(cgroupMount, path), "memory.max", "memory.current", "inactive_file"
+	if !t.unified {
+		folder = filepath.Join(cgroupMount, "memory", path)
+		limitFile, usedFile, inactive = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+	}
+	if limit, err = readLimit(filepath.Join(folder, limitFile)); err != nil || limit == 0 {
+		return 0, 0, err
+	}
+	if used, err = readUint(filepath.Join(folder, usedFile)); err != nil {
+		return 0, 0, err
+	}
+	stat, err := readStat(filepath.Join(folder, "memory.stat"))
+	return limit, used - min(used, stat[inactive]), err
+}
+
+// readLimit reads a limit of memory; 0 is none, which v2 writes as "max" and v1 as the largest multiple of a page.
+func readLimit(path string) (uint64, error) {
+	text, err := os.ReadFile(path)
+	if err != nil || strings.TrimSpace(string(text)) == "max" {
+		return 0, err
+	}
+	limit, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	if limit > 1<<62 {
+		limit = 0
+	}
+	return limit, err
 }
 
 // children returns the names of the cgroups directly below path.

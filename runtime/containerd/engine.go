@@ -188,6 +188,9 @@ func (e *Engine) Info(ctx context.Context) (pods.Info, error) {
 	return pods.Info{Name: "containerd", Version: version.Version, ImageRoot: root, ImageBytes: e.images.bytes()}, nil
 }
 
+// MemoryRoom implements pods.Engine.
+func (e *Engine) MemoryRoom() (pods.MemoryRoom, error) { return e.cgroups.memoryRoom() }
+
 // snapshotRoot asks containerd where the snapshotter keeps its layers.
 func (e *Engine) snapshotRoot(ctx context.Context) (string, error) {
 	response, err := e.client.IntrospectionService().Plugins(ctx, "type==io.containerd.snapshotter.v1,id=="+e.config.Snapshotter)

@@ -31,7 +31,8 @@ type Claim struct {
 	Requests  corev1.ResourceList `json:"requests,omitempty"`
 	HostPorts []HostPort          `json:"hostPorts,omitempty"`
 	// Pod lets the node prepare while the binding commits; optional. Of a pod that runs it is what leaders of other shards need to know
-	// to keep their pods near it or away from it, or to preempt it: labels, inter-pod affinity, priority, start and deletion.
+	// to keep their pods near it or away from it, or to preempt it: labels, inter-pod affinity, priority, start and deletion; and the
+	// object's version, which says whether any of it has changed.
 	Pod *corev1.Pod `json:"pod,omitempty"`
 }
 
@@ -95,7 +96,9 @@ func (c Claim) Outline() Claim {
 	if pod == nil {
 		return c
 	}
-	c.Pod = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: pod.Labels, DeletionTimestamp: pod.DeletionTimestamp}}
+	c.Pod = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		ResourceVersion: pod.ResourceVersion, Labels: pod.Labels, DeletionTimestamp: pod.DeletionTimestamp,
+	}}
 	c.Pod.Spec.Priority, c.Pod.Status.StartTime = pod.Spec.Priority, pod.Status.StartTime
 	if a := pod.Spec.Affinity; a != nil && (a.PodAffinity != nil || a.PodAntiAffinity != nil) {
 		c.Pod.Spec.Affinity = &corev1.Affinity{PodAffinity: a.PodAffinity, PodAntiAffinity: a.PodAntiAffinity}

@@ -53,6 +53,8 @@ type Engine interface {
 	// Info returns name and version of the runtime and the file system of images and writable layers. ErrUnavailable when the
 	// runtime does not answer: the node is then not ready.
 	Info(ctx context.Context) (Info, error)
+	// MemoryRoom returns how much memory the cgroups around the pods let them have. It asks the kernel, not the runtime.
+	MemoryRoom() (MemoryRoom, error)
 }
 
 // Sandboxes makes and removes what the containers of a pod share.
@@ -315,6 +317,12 @@ type Usage struct {
 
 // FSUsage is disk use in bytes and inodes.
 type FSUsage struct{ UsedBytes, InodesUsed uint64 }
+
+// MemoryRoom is what cgroups around all pods leave them of the machine's memory, in bytes.
+type MemoryRoom struct {
+	Limit     uint64 // the smallest limit; 0 = none
+	Available uint64 // what can still be used before the first limit is reached; only with a Limit
+}
 
 // Info describes the runtime.
 type Info struct {

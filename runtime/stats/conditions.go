@@ -35,7 +35,7 @@ type Pressure struct {
 // Pressure measures now.
 func (n *Node) Pressure(ctx context.Context) (Pressure, error) {
 	var p Pressure
-	m, err := readMeminfo(n.cfg.Proc)
+	m, err := n.memory()
 	if err != nil {
 		return p, err
 	}

@@ -19,7 +19,7 @@ func (n *Node) WriteResourceMetrics(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	m, err := readMeminfo(n.cfg.Proc)
+	m, err := n.memory()
 	if err != nil {
 		return err
 	}

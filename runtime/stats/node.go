@@ -35,6 +35,7 @@ type Engine interface {
 	Usage(ctx context.Context) ([]pods.PodStats, error) // Stats without the sizes of writable layers
 	Info(ctx context.Context) (pods.Info, error)
 	ListImages(ctx context.Context) ([]pods.Image, error)
+	MemoryRoom() (pods.MemoryRoom, error)
 }
 
 // Config of a Node.
@@ -125,7 +126,7 @@ func (n *Node) Allocatable() corev1.ResourceList {
 }
 
 func (n *Node) readCapacity() (corev1.ResourceList, error) {
-	memory, err := readMeminfo(n.cfg.Proc)
+	memory, err := n.memory()
 	if err != nil {
 		return nil, err
 	}
@@ -225,6 +226,20 @@ func (n *Node) Images(ctx context.Context, most int) ([]corev1.ContainerImage, e
 
 // memory in bytes.
 type memory struct{ total, available, free, inactiveFile, anon uint64 }
+
+// memory is the machine's, or what cgroups around the pods leave of it where that is less.
+func (n *Node) memory() (memory, error) {
+	m, err := readMeminfo(n.cfg.Proc)
+	if err != nil {
+		return m, err
+	}
+	room, err := n.cfg.Engine.MemoryRoom()
+	if err != nil || room.Limit == 0 || room.Limit >= m.total {
+		return m, err
+	}
+	available := min(m.available, room.Available)
+	return memory{total: room.Limit, available: available, free: available, anon: min(m.anon, room.Limit-available)}, nil
+}
 
 func readMeminfo(proc string) (memory, error) {
 	data, err := os.ReadFile(filepath.Join(proc, "meminfo"))

@@ -105,6 +105,39 @@ func TestPressureAndConditions(t *testing.T) {
 	}
 }
 
+// TestMemoryLimit: where the pods' cgroups may take less than the machine has, the node has no more, and is short of it earlier.
+func TestMemoryLimit(t *testing.T) {
+	n, engine := newNode(t, nil)
+	whole := n.Capacity()
+	machine := whole.Memory().Value()
+	engine.Memory = pods.MemoryRoom{Limit: 1 << 62, Available: 1 << 61}
+	if p, err := n.Pressure(t.Context()); err != nil || p.Memory {
+		t.Errorf("a limit beyond the machine's memory: %+v %v", p, err)
+	}
+	engine.Memory = pods.MemoryRoom{Limit: 512 << 20, Available: 200 << 20}
+	n, err := New(n.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	capacity, allocatable := n.Capacity(), n.Allocatable()
+	if c, a := capacity.Memory().Value(), allocatable.Memory().Value(); c != 512<<20 || a != 412<<20 {
+		t.Errorf("of %d bytes and a limit of 512Mi, capacity is %d and allocatable %d", machine, c, a)
+	}
+	if p, err := n.Pressure(t.Context()); err != nil || p.Memory {
+		t.Errorf("with 200Mi left: %+v %v", p, err)
+	}
+	engine.Memory.Available = 99 << 20
+	if p, err := n.Pressure(t.Context()); err != nil || !p.Memory {
+		t.Errorf("with 99Mi left: %+v %v", p, err)
+	}
+	if err := n.SampleUse(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if used := n.Use().Node.Memory; used != (512-99)<<20 {
+		t.Errorf("the node uses %d bytes", used)
+	}
+}
+
 func TestSummaryAndMetrics(t *testing.T) {
 	proc := fakeProc(t)
 	pod := &corev1.Pod{

@@ -87,7 +87,7 @@ func (n *Node) nodeStats(ctx context.Context) (statsv1alpha1.NodeStats, error) {
 	if err != nil {
 		return out, err
 	}
-	m, err := readMeminfo(n.cfg.Proc)
+	m, err := n.memory()
 	if err != nil {
 		return out, err
 	}

@@ -63,7 +63,7 @@ func (n *Node) SampleUse(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	memory, err := readMeminfo(n.cfg.Proc)
+	memory, err := n.memory()
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,8 @@ type Engine struct {
 	Dial func(ctx context.Context, podUID, network, address string) (net.Conn, error)
 	// Latency of every verb.
 	Latency time.Duration
+	// Memory is what MemoryRoom returns.
+	Memory pods.MemoryRoom
 	// PullErr fails pulls of a reference when it returns an error.
 	PullErr func(ref string) error
 
@@ -473,6 +475,9 @@ func (e *Engine) Info(ctx context.Context) (pods.Info, error) {
 	}
 	return pods.Info{Name: "modelled", Version: "1", ImageRoot: "/"}, nil
 }
+
+// MemoryRoom implements pods.Engine.
+func (e *Engine) MemoryRoom() (pods.MemoryRoom, error) { return e.Memory, nil }
 
 // ExitPod ends all containers of a pod from outside, as a watchdog does.
 func (e *Engine) ExitPod(podUID string, code int) {
