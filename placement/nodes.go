@@ -34,7 +34,7 @@ type NodeUsage struct {
 	Ports   []HostPort
 	// Pods are those of them that the node knows as objects; what they take is part of Granted
 	// and Ports. Inter-pod affinity sees them, and preemption may choose them. Of each, only
-	// metadata (namespace, name, UID, labels, owner, deletion), priority, node name, affinity, requests, host
+	// metadata (namespace, name, UID, version, labels, owner, deletion), priority, node name, affinity, requests, host
 	// ports and start time count, so a report may leave out the rest.
 	Pods []*corev1.Pod
 }
@@ -81,6 +81,9 @@ func (n *Node) EachForeign(f func(*Pod)) {
 		f(pod)
 	}
 }
+
+// Foreign is the node's last report of what it runs for other shards.
+func (n *Node) Foreign() NodeUsage { return *n.foreign }
 
 // PortTaken tells whether a pod on the node has a port that conflicts with p.
 func (n *Node) PortTaken(p HostPort) bool {
@@ -227,20 +230,48 @@ func (v *View) SetUsage(u NodeUsage) {
 	if u.freesAny(*n.foreign) {
 		v.mark(KindNode, types.NamespacedName{Name: u.Node})
 	}
-	v.dropUsage(n)
+	v.takeOutGranted(n)
 	n.foreign = &u
-	for _, pod := range u.Pods {
-		if _, own := v.pods[keyOf(pod)]; own || Finished(pod) {
-			continue
-		}
-		p := NewPod(pod)
-		n.strangers = append(n.strangers, p)
-		v.countIn(p, n)
-	}
+	v.setStrangers(n, u.Pods)
 	n.Requested.Add(u.Granted)
 	n.ScoredMilliCPU += u.Granted.MilliCPU
 	n.ScoredMemory += u.Granted.Memory
 	v.forgetNode(n)
+}
+
+// setStrangers makes the pods of a report those that the node is known to run for others. A node answers every claim with all of them, of
+// which one or two are new, so what was counted before and has not changed stays.
+func (v *View) setStrangers(n *Node, reported []*corev1.Pod) {
+	before := make(map[types.UID]*Pod, len(n.strangers))
+	for _, p := range n.strangers {
+		if twice := before[p.Object.UID]; twice != nil { // a node may report nonsense
+			v.countOut(twice, n)
+		}
+		before[p.Object.UID] = p
+	}
+	strangers := make([]*Pod, 0, len(reported))
+	for _, pod := range reported {
+		if _, own := v.pods[keyOf(pod)]; own || Finished(pod) {
+			continue
+		}
+		p := before[pod.UID]
+		if p != nil && sameStranger(p.Object, pod) {
+			delete(before, pod.UID)
+		} else {
+			p = NewPod(pod)
+			v.countIn(p, n)
+		}
+		strangers = append(strangers, p)
+	}
+	for _, p := range before {
+		v.countOut(p, n)
+	}
+	n.strangers = strangers
+}
+
+// sameStranger tells whether two reports say the same of a pod. Only one that tells the version of the object can.
+func sameStranger(a, b *corev1.Pod) bool {
+	return a.ResourceVersion != "" && a.ResourceVersion == b.ResourceVersion && keyOf(a) == keyOf(b)
 }
 
 // freesAny tells whether u holds less of anything than an earlier report did.
@@ -315,14 +346,16 @@ func (v *View) deleteNode(name string) {
 
 // dropUsage takes the node's last report out of its sums.
 func (v *View) dropUsage(n *Node) {
-	for _, p := range n.strangers {
-		v.countOut(p, n)
-	}
-	n.strangers = nil
+	v.setStrangers(n, nil)
+	v.takeOutGranted(n)
+	n.foreign = &noUsage
+}
+
+// takeOutGranted takes what the last report says is granted out of the node's sums.
+func (v *View) takeOutGranted(n *Node) {
 	n.Requested.Sub(n.foreign.Granted)
 	n.ScoredMilliCPU -= n.foreign.Granted.MilliCPU
 	n.ScoredMemory -= n.foreign.Granted.Memory
-	n.foreign = &noUsage
 }
 
 // forgetNode drops an entry that nothing names any more.

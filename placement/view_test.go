@@ -156,6 +156,7 @@ func TestIncrementalEqualsRebuilt(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		v := NewView()
 		pods, nodes, usage := map[string]*corev1.Pod{}, map[string]*corev1.Node{}, map[string]NodeUsage{}
+		strangers := map[string]*corev1.Pod{} // by name and version
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			switch rapid.IntRange(0, 5).Draw(t, "what") {
 			case 0, 1:
@@ -179,10 +180,18 @@ func TestIncrementalEqualsRebuilt(t *testing.T) {
 				delete(nodes, n.Name)
 			case 5:
 				u := NodeUsage{Node: genNode(t).Name, Granted: Resources{MilliCPU: rapid.Int64Range(0, 5).Draw(t, "granted"), Pods: 1}}
-				if rapid.Bool().Draw(t, "reports pods") {
+				for range rapid.IntRange(0, 3).Draw(t, "reported pods") {
 					stranger := genPod(t)
-					stranger.Namespace, stranger.Spec.NodeName = "elsewhere", u.Node
-					u.Pods = []*corev1.Pod{stranger}
+					stranger.Namespace, stranger.UID, stranger.Spec.NodeName = "elsewhere", types.UID(stranger.Name), u.Node
+					stranger.ResourceVersion = rapid.SampledFrom([]string{"", "1", "2"}).Draw(t, "version")
+					version := stranger.Name + "@" + stranger.ResourceVersion
+					if told := strangers[version]; told != nil { // of one version the same is told, wherever it runs
+						stranger = told.DeepCopy()
+						stranger.Spec.NodeName = u.Node
+					} else if stranger.ResourceVersion != "" {
+						strangers[version] = stranger
+					}
+					u.Pods = append(u.Pods, stranger)
 				}
 				v.SetUsage(u)
 				usage[u.Node] = u
