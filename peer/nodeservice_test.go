@@ -2,6 +2,8 @@ package peer
 
 import (
 	"context"
+	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -80,5 +82,61 @@ func TestRequestsOfPeersAreBounded(t *testing.T) {
 	handler(w, httptest.NewRequest(http.MethodPost, claimsPath, strings.NewReader(body)))
 	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "too large") {
 		t.Errorf("%d bytes: %d %s", len(body), w.Code, w.Body)
+	}
+}
+
+// TestPeersOfOtherVersionsUnderstandEachOther: what a newer peer adds to a claim or its answer is passed over, what an older one leaves out
+// is empty, and one that knows no claims gives an error, which the leader takes for silence.
+func TestPeersOfOtherVersionsUnderstandEachOther(t *testing.T) {
+	bodies := map[string]string{
+		"of this version":  `{"answers":[{"podUID":"u","granted":true}],"foreign":[{"podUID":"f","namespace":"n","name":"p","requests":{"cpu":"1"}}]}`,
+		"of a newer one":   `{"answers":[{"podUID":"u","granted":true,"until":"2030"}],"foreign":[{"podUID":"f","namespace":"n","name":"p","requests":{"cpu":"1"},"weight":{"x":1}}],"more":[1]}`,
+		"of an older one":  `{"answers":[{"podUID":"u","granted":true}]}`,
+		"of a strange one": `{"answers":[]}`,
+		"without claims":   "",
+	}
+	for name, body := range bodies {
+		t.Run(name, func(t *testing.T) {
+			var asked claimRequest
+			mux := http.NewServeMux()
+			if body != "" {
+				mux.Handle("POST "+claimsPath, answerJSON(func(_ *http.Request, in claimRequest) (json.RawMessage, error) {
+					asked = in
+					return json.RawMessage(body), nil
+				}))
+			}
+			server := httptest.NewServer(mux)
+			defer server.Close()
+			client := newNodeClient(func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "tcp", server.Listener.Addr().String())
+			})
+			answer, err := client.claim(t.Context(), "peer", claimRequest{Shard: 3, Claims: []pods.Claim{{PodUID: "u"}}})
+			switch name {
+			case "of a strange one", "without claims":
+				if err == nil {
+					t.Errorf("no error: %+v", answer)
+				}
+				return
+			case "of an older one":
+				if len(answer.Foreign) != 0 {
+					t.Errorf("it reports %+v", answer.Foreign)
+				}
+			default:
+				if usage := usageOf("n", answer.Foreign); usage.Granted.MilliCPU != 1000 || usage.Granted.Pods != 1 {
+					t.Errorf("it reports %+v", usage)
+				}
+			}
+			if err != nil || !answer.Answers[0].Granted || asked.Shard != 3 {
+				t.Errorf("%+v, %v", answer, err)
+			}
+		})
+	}
+	w := httptest.NewRecorder()
+	newer := strings.NewReader(`{"shard":1,"claims":[{"podUID":"u","namespace":"n","name":"p","urgency":7}],"epoch":9}`)
+	answerJSON(func(_ *http.Request, in claimRequest) (claimAnswer, error) {
+		return claimAnswer{Answers: []pods.Answer{{PodUID: in.Claims[0].PodUID, Granted: true}}}, nil
+	})(w, httptest.NewRequest(http.MethodPost, claimsPath, newer))
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"granted":true`) {
+		t.Errorf("a newer peer's claim: %d %s", w.Code, w.Body)
 	}
 }

@@ -68,6 +68,8 @@ type Leader struct {
 	asked   map[types.NamespacedName]bool
 	// closed are the nodes that have refused a claim a moment ago.
 	closed map[string]closedNode
+	// silences is how often in a row nodes have not answered claims.
+	silences map[string]int
 	// told is, per waiting pod, the last reason given for having no node.
 	told map[types.NamespacedName]string
 	// reports are those of nodes that run pods of other shards.
@@ -106,7 +108,7 @@ func New(o Options) *Leader {
 	}
 	return &Leader{
 		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}}, resting: map[placement.Ref]time.Time{},
-		closed: map[string]closedNode{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
+		closed: map[string]closedNode{}, silences: map[string]int{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
 		said: map[placement.Ref][]placement.Event{}, losses: repair.NewLosses(),
 	}
 }

@@ -66,6 +66,43 @@ func used(name, cpu string, pods int64) placement.NodeUsage {
 	return usage
 }
 
+// TestANodeThatNeverAnswersKeepsNoPodsWaiting: of a node whose peer lives but does not answer claims, one of another version for instance.
+func TestANodeThatNeverAnswersKeepsNoPodsWaiting(t *testing.T) {
+	l := newLeader(node("a", "4"), node("b", "1"), pod("p", "500m"))
+	at := now
+	for n := range maxSilences {
+		turn := l.Begin(at)
+		if len(turn.Claims()["a"]) != 1 {
+			t.Fatalf("after %d silences: claims %v, want one on the emptier node", n, turn.Claims())
+		}
+		l.Silent(turn, "a", at)
+		if bound := bindings(l.Finish(turn, at)); len(bound) > 0 {
+			t.Fatalf("bound without an answer: %v", bound)
+		}
+		at = at.Add(RetryClaim)
+	}
+	turn := l.Begin(at)
+	if len(turn.Claims()["b"]) != 1 {
+		t.Fatalf("claims %v, want one on the node that answers", turn.Claims())
+	}
+	l.Answered(turn, placement.NodeUsage{Node: "b"}, nil, at)
+	if bound := bindings(l.Finish(turn, at)); bound["p"] != "b" {
+		t.Fatalf("bound %v", bound)
+	}
+	l.Learn(pod("next", "2"), false) // fits only on the silent one, which is asked again
+	at = at.Add(AvoidRefusing)
+	if turn = l.Begin(at); len(turn.Claims()["a"]) != 1 {
+		t.Fatalf("claims %v after a while", turn.Claims())
+	}
+	l.Answered(turn, placement.NodeUsage{Node: "a"}, nil, at)
+	if bound := bindings(l.Finish(turn, at)); bound["next"] != "a" {
+		t.Fatalf("bound %v", bound)
+	}
+	if n := l.silences["a"]; n != 0 {
+		t.Errorf("%d silences after an answer", n)
+	}
+}
+
 func TestARefusingNodeIsAvoidedForAWhile(t *testing.T) {
 	l := newLeader(node("a", "4"), node("b", "1"), pod("p", "500m"))
 	turn := l.Begin(now)

@@ -14,6 +14,8 @@ import (
 const (
 	// refreshUsage is how old a node's report may be while pods wait for room.
 	refreshUsage = time.Second
+	// maxSilences is how often in a row a node may leave claims unanswered.
+	maxSilences = 2
 	// maxRefresh bounds the nodes that are asked for a report, and nothing else, in one turn.
 	maxRefresh = 64
 )
@@ -69,6 +71,7 @@ func (l *Leader) chooseRefresh(t *Turn, now time.Time) {
 
 // Answered takes in what a node has said at now: what it has given to pods of other shards, and which of the pods it refused.
 func (l *Leader) Answered(t *Turn, usage placement.NodeUsage, refused []types.UID, now time.Time) {
+	delete(l.silences, usage.Node)
 	l.view.SetUsage(usage)
 	if usage.Granted.Pods > 0 {
 		l.reports[usage.Node] = report{usage, now}
@@ -81,7 +84,11 @@ func (l *Leader) Answered(t *Turn, usage placement.NodeUsage, refused []types.UI
 	for _, uid := range refused {
 		t.refused[uid] = true
 	}
-	// Take the node for full.
+	l.avoid(usage, now)
+}
+
+// avoid takes a node for full, for a while.
+func (l *Leader) avoid(usage placement.NodeUsage, now time.Time) {
 	l.closed[usage.Node] = closedNode{usage: usage, until: now.Add(AvoidRefusing)}
 	if node, ok := l.view.Node(usage.Node); ok {
 		usage.Granted = usage.Granted.Plus(node.Allocatable)
@@ -89,15 +96,27 @@ func (l *Leader) Answered(t *Turn, usage placement.NodeUsage, refused []types.UI
 	}
 }
 
-// Silent takes in that a node has not answered at now; its pods wait.
+// Silent takes in that a node has not answered at now; its pods wait. A message may be lost, and a node that is lost altogether is soon known
+// to be. But one that lives and never answers, whose peer is of another version or broken, must not keep pods from nodes that have room: when
+// it does not answer claims twice in a row, it is avoided as if it had refused them.
 func (l *Leader) Silent(t *Turn, node string, now time.Time) {
 	if r, known := l.reports[node]; known {
 		l.reports[node] = report{r.usage, now} // it is asked again in its turn
 	}
+	claimed := false
 	for _, decision := range t.decisions {
 		if decision.Node == node {
-			t.refused[decision.Pod.UID] = true
+			t.refused[decision.Pod.UID], claimed = true, true
 		}
+	}
+	if !claimed {
+		return
+	}
+	l.silences[node]++
+	if n, known := l.view.Node(node); known && l.silences[node] >= maxSilences {
+		usage := n.Foreign()
+		usage.Node = node
+		l.avoid(usage, now)
 	}
 }
 
