@@ -26,6 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"shoal/peer/api"
 	"shoal/peer/api/apitest"
 	"shoal/peer/controllers"
 )
@@ -51,7 +52,7 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	if shared, err = apitest.Start(dir, nil); err != nil {
+	if shared, err = apitest.Start(dir, func(c *api.Config) { c.Usage = used.of }); err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, shared.Stop()) }()

@@ -157,6 +157,54 @@ func TestDaemonsRunEverywhere(t *testing.T) {
 	}
 }
 
+// TestDaemonsCountWhenTheyHaveBeenReadyForAWhile: minReadySeconds parts ready from available.
+func TestDaemonsCountWhenTheyHaveBeenReadyForAWhile(t *testing.T) {
+	w := newDaemons(t, makeDaemonSet(func(d *appsv1.DaemonSet) { d.Spec.MinReadySeconds = 3600 }), 2)
+	w.settle()
+	if s := w.set().Status; s.NumberReady != 2 || s.NumberAvailable != 0 || s.NumberUnavailable != 2 {
+		t.Errorf("status %+v", s)
+	}
+	if plan := w.plan(); plan.Recheck.IsZero() {
+		t.Error("nobody asks again when the time is over")
+	}
+	w.Now = w.Now.Add(2 * time.Hour)
+	w.settle()
+	if s := w.set().Status; s.NumberAvailable != 2 || s.NumberUnavailable != 0 || s.ObservedGeneration != w.set().Generation {
+		t.Errorf("later: status %+v", s)
+	}
+}
+
+// TestARefusedDaemonIsShown: a DaemonSet says in a condition why a pod is missing, for as long as it is.
+func TestARefusedDaemonIsShown(t *testing.T) {
+	w := newDaemons(t, makeDaemonSet(), 1)
+	w.View.Refuse("daemon-uid", 1, "exceeded quota", w.Now)
+	w.plan()
+	if c := w.set().Status.Conditions; len(c) != 1 || c[0].Type != replicaFailure || c[0].Reason != failedCreate || c[0].Message != "exceeded quota" {
+		t.Fatalf("conditions %+v", c)
+	}
+	w.View.Accept("daemon-uid", 1)
+	w.Now = w.Now.Add(time.Minute)
+	w.settle()
+	if c := w.set().Status.Conditions; len(c) != 0 || w.images() != "map[v1:1]" {
+		t.Errorf("afterwards: %+v, pods %s", c, w.images())
+	}
+}
+
+// TestDaemonHashCollision: somebody else's revision has the name that the set's would have.
+func TestDaemonHashCollision(t *testing.T) {
+	first := newDaemons(t, makeDaemonSet(), 1)
+	first.settle()
+	foreign := first.View.Revisions.In("default")[0].DeepCopy()
+	foreign.OwnerReferences, foreign.Data.Raw, foreign.UID = nil, []byte(`{"spec":{}}`), "foreign"
+	foreign.Labels = nil
+	w := newDaemons(t, makeDaemonSet(), 1)
+	w.Put(foreign)
+	w.settle()
+	if got := ptr.Deref(w.set().Status.CollisionCount, 0); got != 1 || w.images() != "map[v1:1]" {
+		t.Errorf("collision count %d, pods %s", got, w.images())
+	}
+}
+
 func TestDaemonHistoryAndUndo(t *testing.T) {
 	w := newDaemons(t, makeDaemonSet(), 2)
 	for i := range 6 {

@@ -319,7 +319,13 @@ func genJob(t *rapid.T) *batchv1.Job {
 	if rapid.IntRange(0, 2).Draw(t, "failure policy") == 0 {
 		j.Spec.PodReplacementPolicy = ptr.To(batchv1.Failed)
 		j.Spec.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{
-			{Action: batchv1.PodFailurePolicyActionFailJob, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{42}}},
+			{Action: batchv1.PodFailurePolicyActionFailJob, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{
+				ContainerName: rapid.SampledFrom([]*string{nil, ptr.To("c"), ptr.To("other")}).Draw(t, "container"),
+				Operator:      batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{42},
+			}},
+			{Action: batchv1.PodFailurePolicyActionCount, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{
+				Operator: batchv1.PodFailurePolicyOnExitCodesOpNotIn, Values: []int32{7, 42},
+			}},
 			{Action: batchv1.PodFailurePolicyActionIgnore, OnPodConditions: []batchv1.PodFailurePolicyOnPodConditionsPattern{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue}}},
 		}}
 		if j.Spec.BackoffLimitPerIndex != nil {

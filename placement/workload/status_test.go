@@ -83,3 +83,46 @@ func TestEveryCountOfAReplicaSet(t *testing.T) {
 	w.EndTerminating(nil)
 	check("when they are gone", "1 1 1 1 0 2", "1 1 1 1 2")
 }
+
+// TestSetsSayWhatWasRefused: a ReplicaSet and a ReplicationController whose pods the API refuses have a condition with its words.
+func TestSetsSayWhatWasRefused(t *testing.T) {
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+	w := world.New()
+	w.Put(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "set"}, Spec: appsv1.ReplicaSetSpec{
+		Replicas: ptr.To[int32](1), Selector: &metav1.LabelSelector{MatchLabels: template.Labels}, Template: template,
+	}})
+	w.Put(&corev1.ReplicationController{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "old", UID: "rc"}, Spec: corev1.ReplicationControllerSpec{
+		Replicas: ptr.To[int32](1), Selector: template.Labels, Template: &template,
+	}})
+	const message = "exceeded quota"
+	conditions := func() (ofSet []appsv1.ReplicaSetCondition, ofController []corev1.ReplicationControllerCondition) {
+		t.Helper()
+		rs, _ := w.View.ReplicaSets.Get("default", "web")
+		rc, _ := w.View.Replication.Get("default", "old")
+		if err := w.Apply(PlanReplicaSet(w.View, rs, w.Now)); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Apply(PlanReplicationController(w.View, rc, w.Now)); err != nil {
+			t.Fatal(err)
+		}
+		rs, _ = w.View.ReplicaSets.Get("default", "web")
+		rc, _ = w.View.Replication.Get("default", "old")
+		return rs.Status.Conditions, rc.Status.Conditions
+	}
+	w.View.Refuse("set", 1, message, w.Now)
+	w.View.Refuse("rc", 1, message, w.Now)
+	ofSet, ofController := conditions()
+	if len(ofSet) != 1 || ofSet[0].Type != appsv1.ReplicaSetReplicaFailure || ofSet[0].Reason != "FailedCreate" || ofSet[0].Message != message || ofSet[0].Status != corev1.ConditionTrue {
+		t.Errorf("the set's conditions: %+v", ofSet)
+	}
+	if len(ofController) != 1 || ofController[0].Type != corev1.ReplicationControllerReplicaFailure || ofController[0].Reason != "FailedCreate" || ofController[0].Message != message {
+		t.Errorf("the controller's conditions: %+v", ofController)
+	}
+	w.View.Accept("set", 1)
+	w.View.Accept("rc", 1)
+	w.Now = w.Now.Add(time.Minute)
+	conditions()
+	if ofSet, ofController = conditions(); len(ofSet)+len(ofController) != 0 {
+		t.Errorf("afterwards: %+v %+v", ofSet, ofController)
+	}
+}
