@@ -2,9 +2,10 @@ package consensus
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
+
+	"shoal/consensus/store"
 )
 
 const (
@@ -63,7 +64,7 @@ func (h *Host) askClocks(ctx context.Context) (ahead time.Duration, known bool) 
 	var (
 		mu       sync.Mutex
 		all      sync.WaitGroup
-		readings []clockOffset
+		readings []store.ClockOffset
 	)
 	for _, peer := range h.cfg.Peers() {
 		if peer == h.cfg.PeerID {
@@ -76,9 +77,9 @@ func (h *Host) askClocks(ctx context.Context) (ahead time.Duration, known bool) 
 				return // gone, or of a version that does not know the question
 			}
 			middle := before.Add(time.Since(begun) / 2)
-			offset := clockOffset{ahead: middle.Sub(time.Unix(0, a.Clock.Now)), median: a.Clock.Known}
+			offset := store.ClockOffset{Ahead: middle.Sub(time.Unix(0, a.Clock.Now)), Median: a.Clock.Known}
 			if a.Clock.Known {
-				offset.ahead += time.Duration(a.Clock.Ahead)
+				offset.Ahead += time.Duration(a.Clock.Ahead)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -86,36 +87,7 @@ func (h *Host) askClocks(ctx context.Context) (ahead time.Duration, known bool) 
 		})
 	}
 	all.Wait()
-	return aheadOf(readings)
-}
-
-// clockOffset is how far this host's clock is ahead of another's, or of the median
-// that the other knows.
-type clockOffset struct {
-	ahead  time.Duration
-	median bool
-}
-
-// aheadOf is how far this host is ahead of the median of all clocks, its own among
-// them. Peers that know the median already have asked more clocks than this one, so
-// then they alone count. Of an even number the earlier clock of the middle is taken,
-// as by whoever keeps Config.Offset.
-func aheadOf(readings []clockOffset) (time.Duration, bool) {
-	if len(readings) == 0 {
-		return 0, false
-	}
-	var clocks, medians []time.Duration
-	for _, r := range readings {
-		clocks = append(clocks, r.ahead)
-		if r.median {
-			medians = append(medians, r.ahead)
-		}
-	}
-	if len(medians) == 0 {
-		medians = append(clocks, 0)
-	}
-	slices.Sort(medians)
-	return medians[len(medians)/2], true // the greatest lead is over the earliest clock
+	return store.AheadOf(readings)
 }
 
 // readClock answers another host's question.

@@ -43,13 +43,15 @@ type node struct {
 	peer   *Peer
 	log    *slog.Logger
 	engine Runtime
-	ledger *pods.Ledger
-	agent  *pods.Agent
-	podnet *podnet.Network
-	tunnel *tunnel.Tunnel
-	proxy  *vip.Proxy
-	names  *dns.Server
-	stats  *stats.Node
+	// watchdog is told of the lease.
+	watchdog watchdog
+	ledger   *pods.Ledger
+	agent    *pods.Agent
+	podnet   *podnet.Network
+	tunnel   *tunnel.Tunnel
+	proxy    *vip.Proxy
+	names    *dns.Server
+	stats    *stats.Node
 
 	provisioner *provisioner
 
@@ -94,6 +96,7 @@ func (p *Peer) openNode(ctx context.Context) (*node, error) {
 // openEngine starts or adopts the container runtime.
 func (n *node) openEngine(ctx context.Context) (err error) {
 	n.engine, err = n.peer.cfg.openRuntime(ctx)
+	n.watchdog = watchdog{runtime: n.engine}
 	return err
 }
 

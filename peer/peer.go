@@ -268,7 +268,7 @@ func (p *Peer) announce(ctx context.Context) {
 	err := announceRestart(ctx, p.host, p.self.Name)
 	if err == nil {
 		// What must not run twice may run as long as this peer is waited for.
-		err = p.node.engine.Restarting(begun.Add(restartPatience))
+		err = p.node.watchdog.restart(begun.Add(restartPatience))
 	}
 	if err != nil {
 		p.log.Warn("the restart could not be announced: pods here may be replaced", "error", err)

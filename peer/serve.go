@@ -97,7 +97,7 @@ func (p *Peer) serveNode(ctx context.Context) error {
 	group.Go(func() error { return serveHTTP(ctx, kubelet, p.node.kubelet, p.log) })
 	renewer := &renewer{
 		host: p.host, nodes: p.nodes, self: p.self.ID, node: p.self.Name, local: p.renewals, clock: p.clock,
-		fence: p.node.fence, unfence: p.node.unfence, heartbeat: p.node.engine.Renewed,
+		fence: p.node.fence, unfence: p.node.unfence, heartbeat: p.node.watchdog.renewed,
 		back: func(ctx context.Context) error { return withdrawRestart(ctx, p.host, p.self.Name) }, log: p.log,
 	}
 	group.Go(func() error { return renewer.Run(ctx) })

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -24,4 +25,31 @@ func CheckOffset(ahead time.Duration) error {
 		return fmt.Errorf("%v behind the other peers'", (-ahead).Round(time.Millisecond))
 	}
 	return nil
+}
+
+// ClockOffset is how far a peer's clock is ahead of another's, or of the median of all clocks, if the other knows that.
+type ClockOffset struct {
+	Ahead  time.Duration
+	Median bool
+}
+
+// AheadOf is how far a peer is ahead of the median of all clocks, its own among them, as the others say; not known if none does. Peers that
+// know the median already have asked more clocks than this one, so then they alone count. Of an even number the earlier clock of the middle
+// is taken: two peers cannot tell which of them is wrong, and a clock that is behind does no lasting harm.
+func AheadOf(offsets []ClockOffset) (ahead time.Duration, known bool) {
+	if len(offsets) == 0 {
+		return 0, false
+	}
+	var clocks, medians []time.Duration
+	for _, o := range offsets {
+		clocks = append(clocks, o.Ahead)
+		if o.Median {
+			medians = append(medians, o.Ahead)
+		}
+	}
+	if len(medians) == 0 {
+		medians = append(clocks, 0)
+	}
+	slices.Sort(medians)
+	return medians[len(medians)/2], true // the greatest lead is over the earliest clock
 }

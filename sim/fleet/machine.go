@@ -189,20 +189,23 @@ func (r runtime) Info(ctx context.Context) (pods.Info, error) {
 }
 
 // Renewed implements peer.Runtime.
-func (r runtime) Renewed(at time.Time) error { return r.extend(at) }
+func (r runtime) Renewed(at time.Time) error { return r.beat(at, 0) }
 
-// Restarting implements peer.Runtime.
-func (r runtime) Restarting(until time.Time) error { return r.extend(until) }
+// Restarting implements peer.Runtime. As in fence.Dir.Extend, a lease that is not kept is not extended.
+func (r runtime) Restarting(until time.Time) error {
+	return r.beat(until.Add(-fence.KillAfter), fence.Kept)
+}
 
-func (r runtime) extend(to time.Time) error {
+// beat notes a renewal, unless the last one is as old as that; 0 is any age.
+func (r runtime) beat(at time.Time, kept time.Duration) error {
 	if !r.process.alive() {
 		return pods.ErrUnavailable
 	}
 	m := r.process.machine
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if to.After(m.renewed) {
-		m.renewed = to
+	if kept == 0 || time.Since(m.renewed) < kept {
+		m.renewed = at
 	}
 	return nil
 }

@@ -6,14 +6,30 @@ import (
 	"shoal/consensus/store"
 )
 
-// clockBound is how far a revision may be ahead of time: what a peer's clock may be ahead before the peer must not write, what it takes to
-// notice, and the ticks of a large transaction.
-const clockBound = store.MaxAhead + time.Second
+// clockBound is how far a revision may be ahead of time: what a peer's clock may be ahead of the others' before the peer must not write, and
+// what the others' may be.
+const clockBound = store.MaxAhead + rightClock
 
-// checkStamp holds revisions to the time: one from the future would keep every later one up there (D3).
+const (
+	// rightClock is how far a clock may be ahead and still count as right.
+	rightClock = time.Second
+	// clockMemory is for how long a peer's clock counts after it was heard of (peer/lease).
+	clockMemory = 10 * time.Second
+)
+
+// checkStamp holds revisions to the time: one from the future would keep every later one up there (D3). Nothing is promised where most of the
+// clocks that hear each other are wrong: then the right ones are taken for wrong.
 func (m *Model) checkStamp(s *shard, at store.Revision) {
-	if ahead := at.Time().Sub(m.time()); ahead > clockBound && !s.early {
-		s.early = true
-		m.violate(checkerClock, "shard %d has reached a revision that is %s ahead", s.number, ahead)
+	ahead := at.Time().Sub(m.time())
+	if ahead <= clockBound || s.early {
+		return
 	}
+	s.early = true
+	for _, n := range m.nodes {
+		if n.clock.misled || n.clock.misledUntil > 0 && m.now-n.clock.misledUntil <= proposeTimeout+clientTimeout {
+			m.note("shard %d has reached a revision that is %s ahead, by clocks most of which are wrong", s.number, ahead)
+			return
+		}
+	}
+	m.violate(checkerClock, "shard %d has reached a revision that is %s ahead", s.number, ahead)
 }

@@ -73,9 +73,10 @@ func (c *vipCheck) look(m *Model) {
 }
 
 // well tells whether a shard has a leader, and most of its voters are on machines and connections that nothing ails: then it decides in no
-// time.
+// time. A leader that waits for what was lost on its way has not heard yet: over a line that lost most, TCP tries again ever more seldom, and
+// goes on waiting for a while when the line is good again.
 func (s *shard) well() bool {
-	if s.leads == nil || s.leads.node.ails() {
+	if s.leads == nil || s.leads.node.ails() || s.leads.turns != nil && s.leads.turns.feed.last > s.model.now+checkEvery {
 		return false
 	}
 	healthy := 0

@@ -36,13 +36,12 @@ func (m *Model) upgrade(nodes []*node, down time.Duration) {
 		return
 	}
 	if m.shards[0].leaderFor(n) != nil && m.now-n.renewed <= fence.Kept {
-		n.patience = m.now + announced
+		n.patience, n.stopping = m.now+announced, true
 		n.heartbeat = n.patience - fence.KillAfter
 	}
 	n.handOver()
 	m.after(500*time.Millisecond, "stop for the upgrade", func() {
 		m.note("%s stops for its upgrade", n.name)
-		patience := n.patience
 		n.kill()
 		n.changed()
 		m.review()
@@ -50,7 +49,6 @@ func (m *Model) upgrade(nodes []*node, down time.Duration) {
 			if n.dead {
 				n.boot()
 			}
-			n.patience = patience
 			m.review()
 			m.upgraded(n, next)
 		})
@@ -61,11 +59,10 @@ func (m *Model) upgrade(nodes []*node, down time.Duration) {
 func (m *Model) upgraded(n *node, then func()) {
 	m.after(time.Second, "upgraded?", func() {
 		back := n.known && !n.stale && !slices.ContainsFunc(n.replicas, func(r *replica) bool { return !r.gone && r.shard.leads == nil })
-		if n.active() && !back && m.now < m.cfg.Length {
+		if n.active() && (!back || n.patience > m.now) && m.now < m.cfg.Length {
 			m.upgraded(n, then)
 			return
 		}
-		n.patience = 0
 		then()
 	})
 }

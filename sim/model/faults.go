@@ -205,13 +205,14 @@ func (n *node) suffer(f Fault) {
 	case Thaw:
 		n.thaw()
 	case Slow:
-		n.slow = f.Rate
+		n.setSlow(f.Rate)
 	case SlowDisk:
 		n.disk.slower = f.By
 	case FullDisk:
 		n.disk.full = true
 	case Mend:
-		n.slow, n.disk.slower, n.disk.full = 0, 0, false
+		n.disk.slower, n.disk.full = 0, false
+		n.setSlow(0)
 	case Jump:
 		n.setClock(n.clock.real(m.now)+f.By, n.clock.rate)
 	case Drift:
@@ -229,12 +230,16 @@ func (n *node) suffer(f Fault) {
 	}
 }
 
+// longAgo is the heartbeat of a machine that has just started: longer ago than any limit.
+const longAgo = -time.Hour
+
 // crash is a loss of power.
 func (n *node) crash() {
 	if !n.up {
 		return
 	}
 	n.up, n.dead, n.frozen, n.life = false, false, false, n.life+1
+	n.heartbeat = longAgo
 	for _, c := range n.pods {
 		n.model.changedPod(c.pod.Namespace, n)
 	}
@@ -293,6 +298,7 @@ func (n *node) thaw() {
 // its questions that wait for a time are asked anew.
 func (n *node) setClock(offset time.Duration, rate float64) {
 	n.clock.set(n.model.now, offset, rate)
+	n.model.clocksSet = true
 	for _, r := range n.replicas {
 		if r.turns != nil && r.turns.leads() {
 			r.turns.miss()

@@ -64,6 +64,29 @@ func (t *meta) heard(n *node) time.Time {
 // isBroken tells whether a node's renewal does not count.
 func (t *meta) isBroken(n *node) bool { return t.broken == nil || t.broken[n.name] }
 
+// misled tells whether most of the clocks that the table has heard of lately are wrong, so that it takes the right ones for wrong.
+func (t *meta) misled() bool {
+	m := t.model
+	if !m.clocksSet {
+		return false
+	}
+	heard, wrong := 0, 0
+	count := func(n *node) {
+		if heard++; n.clock.isWrong(m.now) {
+			wrong++
+		}
+	}
+	for _, n := range m.nodes {
+		if at, ok := t.table.Renewed(n.name); ok && t.node.monotonic().Sub(at) <= clockMemory {
+			count(n)
+		}
+	}
+	if heard == 1 { // then the table's own has a say
+		count(t.node)
+	}
+	return 2*wrong > heard
+}
+
 func (t *meta) judge() {
 	if !t.leads() {
 		return

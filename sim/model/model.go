@@ -129,6 +129,7 @@ type Model struct {
 	load      int            // overloads that have ended
 	core      map[*node]bool // those that go on alone; nil while everybody counts
 	busy      int            // faults under way that end by themselves, when they are done
+	clocksSet bool           // a fault has set some clock
 	tally     tally
 }
 

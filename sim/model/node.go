@@ -31,6 +31,7 @@ type node struct {
 	deferred []step
 	stale    bool    // something was missed while out of reach
 	slow     float64 // times as slow as it should be; 0 is 1
+	slowed   []*slowStep
 	disk     diskState
 	clock    wallClock
 	replicas []*replica
@@ -38,6 +39,7 @@ type node struct {
 	left     bool          // it has
 	draining bool          // its pods are moved away
 	patience time.Duration // until when the others wait for its announced restart
+	stopping bool          // it has announced one, and not been started since
 
 	ledger *pods.Ledger
 	bound  podList // what the peer knows to be its own, by shard
@@ -49,7 +51,8 @@ type node struct {
 
 	booted  time.Duration // when the peer's process was started
 	renewed time.Duration // when the last lease renewal that succeeded was begun
-	// heartbeat is the same for the watchdog, which remembers it when the peer starts again; in the future while a restart is announced.
+	// heartbeat is the same for the watchdog, which remembers it when the peer starts again, but not when the machine does; in the future
+	// while a restart is announced.
 	heartbeat time.Duration
 	fenced    bool
 	// takenSince is when the store was first seen to hold a fenced node for one that is not lost; negative for not yet.
@@ -78,10 +81,7 @@ const (
 // do asks for a step of the peer's process: it waits while the process is frozen, and is void when the process is gone.
 func (n *node) do(delay time.Duration, kind string, do func()) {
 	life := n.life
-	if n.slow > 1 {
-		delay = time.Duration(n.slow * float64(delay))
-	}
-	n.model.after(delay, kind, func() {
+	n.later(delay, kind, func() {
 		switch {
 		case n.life != life || !n.up || n.dead:
 		case n.frozen:
@@ -99,8 +99,10 @@ func (n *node) boot() {
 	n.up, n.dead, n.frozen, n.fenced, n.known, n.stale = true, false, false, false, false, true
 	n.ledger, n.bound, n.dirty, n.deferred = pods.NewLedger(), nil, map[types.UID]bool{}, nil
 	n.claimed = map[types.UID]time.Duration{}
-	n.booted, n.renewed, n.clock.lease, n.patience = m.now, m.now, lease.Clock{}, 0
+	n.booted, n.renewed, n.stopping = m.now, m.now, false
+	n.forgetClock()
 	n.changed()
+	n.watch()
 	n.do(m.between(0, lease.RenewInterval), "renew", n.renew)
 	n.do(m.between(50*time.Millisecond, 500*time.Millisecond), "status", n.keepStatus)
 	n.do(m.between(50*time.Millisecond, 500*time.Millisecond), "sync", n.sync)
@@ -226,6 +228,9 @@ func (n *node) upsert(pod *corev1.Pod) {
 func identity(pod *corev1.Pod) bool { return pods.NeedsIdentity(pod, nil) }
 
 func (n *node) start(pod *corev1.Pod) {
+	if placement.Ready(pod) {
+		n.report(pod) // it is not, whatever was said before it ended
+	}
 	if n.fenced && identity(pod) {
 		return
 	}
@@ -367,14 +372,19 @@ func (n *node) renew() {
 		}
 		noted := leader.node.moment()
 		meta.table.Renew(n.name, leader.node.monotonic(), asked.Wall.Sub(noted.Wall), noted)
-		ahead, broken := meta.table.Ahead(noted), meta.isBroken(n)
+		ahead, broken, misled := meta.table.Ahead(noted), meta.isBroken(n), meta.misled()
 		m.send(leader.node, n, "renewed", func() {
 			if m.now-begun > lease.RenewTimeout || begun < n.renewed {
 				return
 			}
 			n.clock.lease.Note(lease.Exchange(asked, n.moment(), noted.Wall, ahead), asked)
+			n.told(misled)
 			if !broken || m.cfg.bug == bugBrokenLease {
-				n.renewed, n.heartbeat = begun, max(n.heartbeat, begun)
+				n.renewed = begun
+				if !n.stopping {
+					// The others wait no longer than the watchdog does: it is told first.
+					n.heartbeat, n.patience = begun, 0
+				}
 				n.fence()
 			}
 		})
@@ -468,6 +478,9 @@ func (n *node) guard() {
 				delete(n.pods, uid)
 				m.changedPod(c.pod.Namespace, n)
 				n.fenced, n.takenSince = true, -1
+				if !n.dead {
+					n.report(c.pod)
+				}
 			}
 		}
 	}

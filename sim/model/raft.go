@@ -359,7 +359,10 @@ func (r *replica) onSnapshot(from *replica, term uint64, s snapshot) {
 	if !r.follows(from, term) {
 		return
 	}
-	if s.index > r.commit && !r.node.disk.full {
+	if s.index > r.commit {
+		if r.node.disk.full {
+			return
+		}
 		r.restore(s)
 	}
 	r.sync(func() {
