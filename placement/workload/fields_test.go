@@ -46,12 +46,12 @@ func fieldsOf(path string, of reflect.Type, add func(string)) {
 	}
 }
 
-// TestEveryFieldHasATest: testdata/workloads.fields has every field of the spec and status of every workload, and behind it the tests that show
+// TestEveryFieldHasATest: fields.txt has every field of the spec and status of every workload, and behind it the tests that show
 // what it does, or "-" and why it does nothing. A field that a new version of Kubernetes brings is missing there until it has one.
 func TestEveryFieldHasATest(t *testing.T) {
 	tests := testsOfTheModule(t)
 	listed, met := map[string]bool{}, map[string]bool{}
-	file, err := os.Open("testdata/workloads.fields")
+	file, err := os.Open("fields.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
