@@ -68,7 +68,7 @@ func (m *Model) checkSlice(w Workload, of []placement.Object) {
 		}
 	}
 	for _, o := range of {
-		if pod, ok := o.(*corev1.Pod); ok && !listed[pod.UID] && !(w.Daemon && !placement.Ready(pod)) {
+		if pod, ok := o.(*corev1.Pod); ok && !listed[pod.UID] && (!w.Daemon || placement.Ready(pod)) {
 			m.violate(checkerState, "the endpoints of %s lack %s", w.Name, pod.Name)
 		}
 	}

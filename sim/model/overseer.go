@@ -18,8 +18,7 @@ type overseer struct {
 	at    *node // the peer that it talks to
 	life  int   // of that peer
 	until time.Duration
-	asks  bool // its list is under way
-	turn  int  // what an earlier turn has asked for is void
+	turn  int // what an earlier turn has asked for is void
 
 	open   *history.Watch
 	begun  bool

@@ -41,7 +41,7 @@ type shard struct {
 	index   uint64   // of the last entry that any replica has applied
 	digests []uint64 // of what the last entries did, the newest last
 	objects map[string]placement.Object
-	sorted  []string // the keys of objects; nil after one has come or gone
+	sorted  []string                               // the keys of objects; nil after one has come or gone
 	intents map[store.RequestID][]placement.Change // of transactions under way, for the checkers
 }
 
