@@ -7,11 +7,22 @@ import (
 	"path/filepath"
 	"runtime/pprof"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
 // patienceWithTime is for how long virtual time may stand still while something works.
 const patienceWithTime = time.Minute
+
+// spinning is what of the CPU the process must have used meanwhile: on a machine that has none to give, time stands still for no fault of it.
+const spinning = 15 * time.Second
+
+// usedCPU is what this process has used.
+func usedCPU() time.Duration {
+	var usage syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage) // of itself it cannot fail
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
 
 // tick tells, from within a bubble and until ctx ends, that its time goes on.
 func tick(ctx context.Context, ticks *atomic.Int64) {
@@ -26,6 +37,7 @@ func tick(ctx context.Context, ticks *atomic.Int64) {
 func watchTime(ticks *atomic.Int64) (stop func()) {
 	done := make(chan struct{})
 	go func() {
+		since := usedCPU()
 		for last := int64(-1); ; {
 			select {
 			case <-done:
@@ -33,9 +45,11 @@ func watchTime(ticks *atomic.Int64) (stop func()) {
 			case <-time.After(patienceWithTime):
 			}
 			now := ticks.Load()
-			if now != last {
-				last = now
+			if used := usedCPU(); now != last {
+				last, since = now, used
 				continue
+			} else if used-since < spinning {
+				continue // it is starved, or waits for the disk
 			}
 			var profile, stacks bytes.Buffer
 			if err := pprof.StartCPUProfile(&profile); err == nil {
@@ -45,7 +59,7 @@ func watchTime(ticks *atomic.Int64) (stop func()) {
 			_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
 			file := filepath.Join(os.TempDir(), "shoal-standstill.pprof")
 			_ = os.WriteFile(file, profile.Bytes(), 0o600) // the stacks are told in any case
-			panic("virtual time has stood still for a minute, after " + (time.Duration(now) * 10 * time.Millisecond).String() + "; profile " + file + ", goroutines:\n" + stacks.String())
+			panic("virtual time has stood still for a minute or more, after " + (time.Duration(now) * 10 * time.Millisecond).String() + "; profile " + file + ", goroutines:\n" + stacks.String())
 		}
 	}()
 	return func() { close(done) }
