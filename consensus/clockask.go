@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"shoal/consensus/store"
 )
 
@@ -30,11 +32,12 @@ type clockReading struct {
 // are made before. A host that comes back with a clock that is hours ahead would
 // lift a shard's revisions up there with its very first write.
 type askedClock struct {
-	mu    sync.Mutex
-	at    time.Time // by the monotonic clock; zero: never asked
-	wall  time.Time // the same moment by Config.Now, which may be set since
-	ahead time.Duration
-	known bool
+	// asking is held while the others are asked; who has to know meanwhile waits for their answers, or for its own end.
+	asking *semaphore.Weighted
+	at     time.Time // by the monotonic clock; zero: never asked
+	wall   time.Time // the same moment by Config.Now, which may be set since
+	ahead  time.Duration
+	known  bool
 }
 
 // ClockAhead is how far this host's clock is ahead of the median of the peers'
@@ -46,8 +49,10 @@ func (h *Host) ClockAhead(ctx context.Context) (ahead time.Duration, known bool)
 		return ahead, known
 	}
 	a := &h.asked
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	if a.asking.Acquire(ctx, 1) != nil {
+		return 0, false
+	}
+	defer a.asking.Release(1)
 	if age := time.Since(a.at); a.known && age < clockAge || age < clockPatience {
 		return a.ahead + h.cfg.Now().Round(0).Sub(a.wall) - age, a.known
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lni/dragonboat/v4"
+	"golang.org/x/sync/semaphore"
 
 	"shoal/consensus/logstore"
 	"shoal/consensus/shardmap"
@@ -86,6 +87,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		failed:     newEnding(),
 		crashes:    crashes,
 		contained:  map[replicaKey]bool{},
+		asked:      askedClock{asking: semaphore.NewWeighted(1)},
 	}
 	h.clock.wall, h.clock.offset = cfg.Now, h.ClockAhead
 	h.leaders.changed = &h.changed

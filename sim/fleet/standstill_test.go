@@ -17,6 +17,10 @@ const patienceWithTime = time.Minute
 // spinning is what of the CPU the process must have used meanwhile: on a machine that has none to give, time stands still for no fault of it.
 const spinning = 15 * time.Second
 
+// starvedFor is how many times patienceWithTime no machine lacks CPU: then something waits for what virtual time does not know, a mutex that
+// is held by somebody who waits.
+const starvedFor = 5
+
 // usedCPU is what this process has used.
 func usedCPU() time.Duration {
 	var usage syscall.Rusage
@@ -37,7 +41,7 @@ func tick(ctx context.Context, ticks *atomic.Int64) {
 func watchTime(ticks *atomic.Int64) (stop func()) {
 	done := make(chan struct{})
 	go func() {
-		since := usedCPU()
+		since, still := usedCPU(), 0
 		for last := int64(-1); ; {
 			select {
 			case <-done:
@@ -46,9 +50,9 @@ func watchTime(ticks *atomic.Int64) (stop func()) {
 			}
 			now := ticks.Load()
 			if used := usedCPU(); now != last {
-				last, since = now, used
+				last, since, still = now, used, 0
 				continue
-			} else if used-since < spinning {
+			} else if still++; used-since < spinning && still < starvedFor {
 				continue // it is starved, or waits for the disk
 			}
 			var profile, stacks bytes.Buffer

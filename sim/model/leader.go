@@ -108,6 +108,9 @@ func (l *leader) wakeAt(at time.Time) {
 	}
 	l.timer = at
 	l.node.do(max(at.Sub(now), 0), "timer", func() {
+		if l.timer.Equal(at) {
+			l.timer = time.Time{} // a clock that runs slow has not come to it yet, and it is over all the same
+		}
 		if l.leads() {
 			l.wake()
 		}
