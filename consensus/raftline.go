@@ -174,7 +174,9 @@ func (l *raftLine) write() {
 	l.room.Broadcast()
 	if err != nil {
 		l.err = err
-		l.hangUp()
+		l.mu.Unlock()
+		l.hangUp() // TLS says goodbye, which may take a while
+		l.mu.Lock()
 	}
 }
 

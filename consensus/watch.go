@@ -121,9 +121,11 @@ func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src so
 			src.stop()
 		}
 	}()
+	opened, barren := time.Now(), 0
 	for {
 		events, err := src.next(ctx)
 		if len(events) > 0 {
+			barren = 0
 			select {
 			case w.events <- events:
 			case <-ctx.Done():
@@ -140,10 +142,31 @@ func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src so
 		opts.After = src.position()
 		w.read(nil)
 		src.stop()
+		// A source that ends as soon as it is there, time and again, must not keep everybody busy with opening others.
+		if time.Since(opened) > barrenFor {
+			barren = 0
+		}
+		if barren++; !pause(ctx, backoff(barren-1)) {
+			return ctx.Err()
+		}
+		opened = time.Now()
 		if src, err = h.reopenSource(ctx, shard, opts); err != nil {
 			return err
 		}
 		w.read(src)
+	}
+}
+
+// barrenFor is how long a source has to live, or else to deliver something, not to count as one in a row that is of no use.
+const barrenFor = time.Second
+
+// pause waits; false says that ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 
