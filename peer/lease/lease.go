@@ -135,16 +135,23 @@ type Takeover struct {
 
 // Complete fills in, in times, the nodes that have not renewed with this leader yet: they are given time from when it took over, unless
 // gossip has given up on them already. Nodes that restart count as renewed just now.
+//
+// When a zone is lost together with the leader, gossip gives its nodes up one by one. The first must not be lost for so much longer than
+// the others that its pods are evicted before enough are lost to stop that: gossip is believed once nobody else is waited for, or when a
+// node that lives would have been heard.
 func (o Takeover) Complete(times map[string]time.Time, nodes []string, now time.Time) {
+	heard := func(node string) bool { return times[node].After(o.Since) }
+	believed := now.Sub(o.Since) > HeardWithin || now.Sub(o.Since) > JudgeInterval && !slices.ContainsFunc(nodes, func(node string) bool {
+		return !o.Patience[node] && !heard(node) && !o.Failed[node]
+	})
 	for _, node := range nodes {
-		renewed, heard := times[node]
 		switch {
 		case o.Patience[node]:
 			times[node] = now
-		case heard && renewed.After(o.Since):
-		case o.Failed[node] && now.Sub(o.Since) > JudgeInterval:
+		case heard(node):
+		case o.Failed[node] && believed:
 			times[node] = now.Add(-o.LeaseTimeout - JudgeInterval)
-		case !heard || renewed.Before(o.Since):
+		default:
 			times[node] = o.Since.Add(TakeoverGrace)
 		}
 	}
