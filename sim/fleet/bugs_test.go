@@ -39,8 +39,8 @@ var deliberate = []struct {
 	// One crash of 16 s: replicas are made anew elsewhere 5 s after their peer was judged dead.
 	{bug: bugs.RemoveFirst, found: []string{"voters"}, says: "has 2 voters", seed: 5, peers: 4, faults: kinds("crash")},
 	{bug: bugs.KeepRemoved, found: []string{"convergence"}, seed: 5, peers: 4, faults: kinds("crash")},
-	// One machine is cut off for 13 s, and its pods are replaced meanwhile.
-	{bug: bugs.KeepClaims, found: []string{"claims"}, seed: 16, peers: 3, faults: kinds("isolate"), calm: 20 * time.Second},
+	// One machine is cut off for 13 s, and its pods are replaced meanwhile. In 1 of 40 runs none of them holds room that nobody gives back.
+	{bug: bugs.KeepClaims, found: []string{"claims"}, seed: 16, tries: 3, peers: 3, faults: kinds("isolate"), calm: 20 * time.Second},
 	// The power of the zone with three of the seven machines is lost for 16 s.
 	{bug: bugs.NoBrake, found: []string{"brake"}, seed: 3, peers: 7, zones: []string{"a", "b", "c"}, faults: kinds("zone")},
 }
