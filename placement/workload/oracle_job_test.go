@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,15 +114,29 @@ func (w ourJobs) live(length time.Duration) {
 type upstreamJobs struct {
 	client  *fake.Clientset
 	tracker clienttesting.ObjectTracker
-	version *int
+	version *versions
 	t       fataler
+}
+
+// versions hands out the world's resource versions. Upstream's controller writes several pods at once, and stands still until it has seen
+// the highest version that it wrote: whoever takes a version therefore stores what it is for before another is taken.
+type versions struct {
+	sync.Mutex
+	last int
+}
+
+// next must be called with the lock held until the object is stored.
+func (v *versions) next() string {
+	v.last++
+	return strconv.Itoa(v.last)
 }
 
 // put stores a pod under a new version, and removes it if nothing keeps it any more. Upstream takes versions for the order of events, so
 // that a deletion must have a new one too.
 func (u upstreamJobs) put(p *corev1.Pod) {
-	*u.version++
-	p.ResourceVersion = strconv.Itoa(*u.version)
+	u.version.Lock()
+	defer u.version.Unlock()
+	p.ResourceVersion = u.version.next()
 	if err := u.tracker.Update(podResource, p, "default"); err != nil {
 		u.t.Fatalf("%v", err)
 	}
@@ -135,14 +150,15 @@ var podResource = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 func startUpstreamJobs(ctx context.Context, t fataler, o *batchv1.Job) upstreamJobs {
 	t.Helper()
 	client := fake.NewSimpleClientset() //nolint:staticcheck // the newer one needs schemas of all kinds
-	u := upstreamJobs{client, client.Tracker(), new(int), t}
+	u := upstreamJobs{client, client.Tracker(), &versions{}, t}
 	client.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		u.version.Lock()
+		defer u.version.Unlock()
 		pod := action.(clienttesting.CreateAction).GetObject().(*corev1.Pod)
-		*u.version++
-		pod.ResourceVersion = strconv.Itoa(*u.version)
-		pod.Name, pod.UID = fmt.Sprintf("%s%05d", pod.GenerateName, *u.version), types.UID(fmt.Sprint("pod-", *u.version))
+		pod.ResourceVersion = u.version.next()
+		pod.Name, pod.UID = fmt.Sprintf("%s%05d", pod.GenerateName, u.version.last), types.UID("pod-"+pod.ResourceVersion)
 		pod.Namespace, pod.CreationTimestamp, pod.Status.Phase = "default", metav1.Now(), corev1.PodPending
-		return false, nil, nil
+		return clienttesting.ObjectReaction(u.tracker)(action)
 	})
 	client.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		u.deletePod(action.(clienttesting.DeleteAction).GetName())
@@ -165,6 +181,7 @@ func startUpstreamJobs(ctx context.Context, t fataler, o *batchv1.Job) upstreamJ
 	}
 	factory.Start(ctx.Done())
 	factory.WaitForCacheSync(ctx.Done())
+	synctest.Wait() // until the informers watch, too: what happened between their lists and their watches they would never hear of
 	go controller.Run(ctx, 1)
 	return u
 }
@@ -208,10 +225,11 @@ func (u upstreamJobs) job() *batchv1.Job {
 }
 
 func (u upstreamJobs) editJob(edit func(*batchv1.Job)) {
+	u.version.Lock()
+	defer u.version.Unlock()
 	j := u.job()
 	edit(j)
-	*u.version++
-	j.ResourceVersion = strconv.Itoa(*u.version)
+	j.ResourceVersion = u.version.next()
 	j.Generation++
 	if _, err := u.client.BatchV1().Jobs("default").Update(context.Background(), j, metav1.UpdateOptions{}); err != nil {
 		u.t.Fatalf("%v", err)
@@ -242,9 +260,12 @@ func byFace(w jobWorld) []*corev1.Pod {
 func jobPicture(w jobWorld) string {
 	var b strings.Builder
 	s := w.job().Status
-	doomed := conditionOfJob(w.job(), batchv1.JobFailureTarget) != nil // then upstream may forget to write the start down
+	// Upstream may forget to write the start down of a Job that is to fail, and of one that succeeds while it is suspended: the API, which
+	// is not in this world, would refuse the latter.
+	suspended := conditionOfJob(w.job(), batchv1.JobSuspended)
+	unwritten := conditionOfJob(w.job(), batchv1.JobFailureTarget) != nil || s.CompletionTime != nil && suspended != nil && suspended.Status == corev1.ConditionTrue
 	fmt.Fprintf(&b, "active %d ready %d terminating %d succeeded %d failed %d completed %q lost %q started %v ended %v\n", s.Active, ptr.Deref(s.Ready, -1),
-		ptr.Deref(s.Terminating, -1), s.Succeeded, s.Failed, s.CompletedIndexes, ptr.Deref(s.FailedIndexes, "none"), s.StartTime != nil || doomed, s.CompletionTime != nil)
+		ptr.Deref(s.Terminating, -1), s.Succeeded, s.Failed, s.CompletedIndexes, ptr.Deref(s.FailedIndexes, "none"), s.StartTime != nil || unwritten, s.CompletionTime != nil)
 	if u := s.UncountedTerminatedPods; u == nil || len(u.Succeeded)+len(u.Failed) > 0 {
 		fmt.Fprintf(&b, "uncounted %v\n", u)
 	}
