@@ -33,6 +33,8 @@ type Config struct {
 	Dir string
 	// Disk gives every peer's data folder a disk of its own, of so many bytes, that can be filled and broken; 0 means a folder.
 	Disk int64
+	// Memory is how many bytes of memory the pods of a peer may have together; 0 means the machine's.
+	Memory int64
 	// Clocks gives every peer's process a clock that Peer.SetClock sets wrong. Reading it then takes a system call.
 	Clocks bool
 	// JoinArgs are given to every peer join.
@@ -154,6 +156,11 @@ func (l *Lab) addPeer(n int) (*Peer, error) {
 	peer.API = "https://" + peer.forward.address()
 	if l.cfg.Clocks {
 		peer.clock = &clock{}
+	}
+	if l.cfg.Memory > 0 {
+		if err := peer.limitMemory(l.cfg.Memory); err != nil {
+			return nil, errors.Join(err, peer.close())
+		}
 	}
 	if l.cfg.Disk > 0 {
 		if err := peer.giveDisk(l.cfg.Disk); err != nil {

@@ -124,6 +124,28 @@ func (p *Peer) signal(signal syscall.Signal) error {
 	return syscall.Kill(pid, signal)
 }
 
+// limitMemory makes the cgroup of the peer's pods, with a limit.
+func (p *Peer) limitMemory(bytes int64) error {
+	dir, file := filepath.Join("/sys/fs/cgroup/memory", p.cgroup), "memory.limit_in_bytes"
+	if _, err := os.Stat("/sys/fs/cgroup/memory"); err != nil {
+		dir, file = filepath.Join("/sys/fs/cgroup", p.cgroup), "memory.max"
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if file == "memory.max" {
+		for _, above := range []string{"/sys/fs/cgroup", filepath.Dir(dir), dir} {
+			if err := os.WriteFile(filepath.Join(above, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
+				return fmt.Errorf("limiting the memory of the pods of %s: %w", p.Name, err)
+			}
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, file), []byte(strconv.FormatInt(bytes, 10)), 0); err != nil {
+		return fmt.Errorf("limiting the memory of the pods of %s: %w", p.Name, err)
+	}
+	return nil
+}
+
 // slowPeriod is how often the kernel grants the peer its share.
 const slowPeriod = 100000 // µs
 
