@@ -302,7 +302,10 @@ func (c *client) read(s *shard, how history.Consistency, least store.Revision, t
 	m, at := c.model, c.at
 	answer := func(r *replica) {
 		v := r.state.View()
-		m.send(r.node, at, "answer", func() { then(v, false) })
+		m.send(r.node, at, "answer", func() {
+			at.observe(v.Revision())
+			then(v, false)
+		})
 	}
 	if how == history.Linearizable {
 		leader := s.leaderFor(at)

@@ -67,6 +67,18 @@ func (n *node) stampable() error {
 	return nil
 }
 
+// observe notes a revision that the peer has heard of.
+func (n *node) observe(at store.Revision) { n.seen = max(n.seen, at) }
+
+// stamp is what a peer stamps a transaction with: its clock, lifted over every revision that it has heard of, as consensus does.
+func (n *node) stamp() store.Revision {
+	seen := n.seen
+	if rest := seen % store.Tick; rest != 0 {
+		seen += store.Tick - rest
+	}
+	return max(store.At(n.wall()), seen)
+}
+
 // askClocks is consensus.Host.ClockAhead, whose questions take no time here.
 func (n *node) askClocks() (ahead time.Duration, known bool) {
 	m := n.model

@@ -25,6 +25,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	policyv1 "k8s.io/api/policy/v1"
 
+	"shoal/consensus/store"
 	"shoal/placement/repair"
 )
 
@@ -130,6 +131,7 @@ type Model struct {
 	core      map[*node]bool // those that go on alone; nil while everybody counts
 	busy      int            // faults under way that end by themselves, when they are done
 	clocksSet bool           // a fault has set some clock
+	misledTo  store.Revision // the highest revision that clocks have stamped most of which were wrong
 	tally     tally
 }
 

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"shoal/consensus/store"
 	"shoal/peer/lease"
 	"shoal/placement"
 	"shoal/runtime/containerd/fence"
@@ -34,6 +35,7 @@ type node struct {
 	slowed   []*slowStep
 	disk     diskState
 	clock    wallClock
+	seen     store.Revision // the highest that the peer's process has heard of
 	replicas []*replica
 	leaving  bool          // it gives up what it holds
 	left     bool          // it has
@@ -101,6 +103,12 @@ func (n *node) boot() {
 	n.claimed = map[types.UID]time.Duration{}
 	n.booted, n.renewed, n.stopping = m.now, m.now, false
 	n.forgetClock()
+	n.seen = 0
+	for _, r := range n.replicas {
+		if !r.gone {
+			n.observe(r.state.View().Revision())
+		}
+	}
 	n.changed()
 	n.watch()
 	n.do(m.between(0, lease.RenewInterval), "renew", n.renew)

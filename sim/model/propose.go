@@ -55,8 +55,15 @@ func (m *Model) proposeTransaction(from *node, s *shard, tx store.Transaction, c
 		from.do(m.oneWay(), "refused", func() { then(store.Result{}, err) })
 		return
 	}
-	tx.Stamp = store.At(from.wall())
-	m.request(from, s, tx, changes, then)
+	tx.Stamp = from.stamp()
+	m.request(from, s, tx, changes, func(result store.Result, err error) {
+		if result.Forgotten && err == nil {
+			// It only was too old for the shard's memory of requests; a new stamp, above what the shard has answered, helps.
+			m.proposeTransaction(from, s, tx, changes, then)
+			return
+		}
+		then(result, err)
+	})
 }
 
 // request sends a transaction that has its stamp to a shard.
@@ -160,8 +167,9 @@ func (r *request) answer(try int, result store.Result, err error) {
 		}
 		return
 	}
-	// Another try may still be under way, and find what this one has missed.
-	if result.Forgotten || r.sent-len(r.failed) > 1 && result.MayHold(*r.entry.tx) {
+	r.from.observe(result.Revision)
+	// Another try may still be under way, and find what this one has missed, or have done what is forgotten.
+	if r.sent-len(r.failed) > 1 && (result.Forgotten || result.MayHold(*r.entry.tx)) {
 		err = errUnknown
 	}
 	r.end(result, err)

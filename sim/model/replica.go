@@ -182,6 +182,7 @@ func (r *replica) apply(e *entry) {
 	case e.tx != nil:
 		result, events = r.state.Apply(*e.tx)
 		r.chain(index, result, events)
+		r.node.observe(result.Revision)
 		if r.model.cfg.bug == bugReplicaDrifts && r.id == 2 && index%50 == 0 {
 			r.digest++
 		}
@@ -271,6 +272,7 @@ func (r *replica) restore(s snapshot) {
 	r.state, r.members, r.removed, r.digest = state, cloneMembers(s.members), maps.Clone(s.removed), s.digest
 	r.base, r.baseTerm, r.log = s.index, s.term, nil
 	r.applied, r.commit, r.synced = s.index, s.index, s.index
+	r.node.observe(state.View().Revision())
 	r.model.note("shard %d: the copy on %s starts from a snapshot at %d", r.shard.number, r.node.name, s.index)
 }
 

@@ -62,7 +62,10 @@ func (m *Model) confirmed(at *node, s *shard, then func(v store.View, ok bool)) 
 	m.send(at, leader.node, "read", func() {
 		leader.confirm(func() {
 			v := leader.state.View()
-			m.send(leader.node, at, "answer", func() { then(v, true) })
+			m.send(leader.node, at, "answer", func() {
+				at.observe(v.Revision())
+				then(v, true)
+			})
 		})
 	})
 }
