@@ -15,14 +15,12 @@ import (
 	"net/url"
 	"os"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -197,39 +195,6 @@ func TestOwnedObjectsGoWithTheirOwner(t *testing.T) {
 		return nil
 	})
 	must(client.CoreV1().Pods("owned").Get(t.Context(), "stranger", metav1.GetOptions{}))(t)
-}
-
-func TestQuota(t *testing.T) {
-	namespace(t, "limited")
-	quota := &corev1.ResourceQuota{
-		ObjectMeta: metav1.ObjectMeta{Name: "q"},
-		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("2")}},
-	}
-	must(client.CoreV1().ResourceQuotas("limited").Create(t.Context(), quota, metav1.CreateOptions{}))(t)
-	used := func(want int64) func() error {
-		return func() error {
-			q, err := client.CoreV1().ResourceQuotas("limited").Get(t.Context(), "q", metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			if pods, ok := q.Status.Used[corev1.ResourcePods]; !ok || pods.Value() != want {
-				return fmt.Errorf("used %v, want %d", q.Status.Used, want)
-			}
-			return nil
-		}
-	}
-	eventually(t, used(0))
-	for _, name := range []string{"a", "b"} {
-		must(client.CoreV1().Pods("limited").Create(t.Context(), pod(name), metav1.CreateOptions{}))(t)
-	}
-	_, err := client.CoreV1().Pods("limited").Create(t.Context(), pod("c"), metav1.CreateOptions{})
-	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "exceeded quota") {
-		t.Errorf("third pod: %v", err)
-	}
-	if err := client.CoreV1().Pods("limited").Delete(t.Context(), "a", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, used(1))
 }
 
 func TestAggregatedRolesAreFilled(t *testing.T) {

@@ -6,21 +6,17 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apiserver/pkg/quota/v1/generic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/metadata"
 	"k8s.io/klog/v2"
-	"k8s.io/kubernetes/pkg/controller"
 	"k8s.io/kubernetes/pkg/controller/bootstrap"
 	"k8s.io/kubernetes/pkg/controller/clusterroleaggregation"
 	"k8s.io/kubernetes/pkg/controller/garbagecollector"
 	"k8s.io/kubernetes/pkg/controller/namespace"
-	"k8s.io/kubernetes/pkg/controller/resourcequota"
 	"k8s.io/kubernetes/pkg/controller/servicecidrs"
 	"k8s.io/kubernetes/pkg/controller/volume/pvcprotection"
 	"k8s.io/kubernetes/pkg/controller/volume/pvprotection"
 	kubeoptions "k8s.io/kubernetes/pkg/kubeapiserver/options"
-	quotainstall "k8s.io/kubernetes/pkg/quota/v1/install"
 	ipallocation "k8s.io/kubernetes/pkg/registry/core/service/ipallocator/controller"
 	portallocation "k8s.io/kubernetes/pkg/registry/core/service/portallocator/controller"
 
@@ -30,9 +26,8 @@ import (
 // repairPeriod is how often allocated addresses and ports are compared with the Services that hold them.
 const repairPeriod = 3 * time.Minute
 
-// quotaPeriod is how often all quota is counted anew. A decision is charged before it is committed, and the charge of one that is refused stays
-// until then. Counting reads the informers' caches and writes only what differs.
-const quotaPeriod = 15 * time.Second
+// namespacePeriod is how often namespaces that are being deleted are looked at without a reason.
+const namespacePeriod = 5 * time.Minute
 
 // named is a controller and its service account.
 type named struct {
@@ -94,39 +89,8 @@ func namespaces(ctx context.Context, e *environment, name string) (runner, error
 		return nil, err
 	}
 	c := namespace.NewNamespaceController(ctx, client, metadataClient, client.Discovery().ServerPreferredNamespacedResources,
-		e.informers.Core().V1().Namespaces(), quotaPeriod, corev1.FinalizerKubernetes)
+		e.informers.Core().V1().Namespaces(), namespacePeriod, corev1.FinalizerKubernetes)
 	return func(ctx context.Context) { c.Run(ctx, workers) }, nil
-}
-
-func quota(ctx context.Context, e *environment, name string) (runner, error) {
-	client, err := e.clientOf(name)
-	if err != nil {
-		return nil, err
-	}
-	configuration, err := quotainstall.NewQuotaConfigurationForControllers(generic.ListerFuncForResourceFunc(e.informers.ForResource), e.informers)
-	if err != nil {
-		return nil, err
-	}
-	discover := client.Discovery().ServerPreferredNamespacedResources
-	c, err := resourcequota.NewController(ctx, &resourcequota.ControllerOptions{
-		QuotaClient:               client.CoreV1(),
-		ResourceQuotaInformer:     e.informers.Core().V1().ResourceQuotas(),
-		ResyncPeriod:              controller.StaticResyncPeriodFunc(quotaPeriod),
-		InformerFactory:           e.any,
-		ReplenishmentResyncPeriod: controller.NoResyncPeriodFunc,
-		DiscoveryFunc:             discover,
-		IgnoredResourcesFunc:      configuration.IgnoredResources,
-		InformersStarted:          e.started,
-		Registry:                  generic.NewRegistry(configuration.Evaluators()),
-		UpdateFilter:              quotainstall.DefaultUpdateFilter(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return concurrently(
-		func(ctx context.Context) { c.Run(ctx, workers) },
-		func(ctx context.Context) { c.Sync(ctx, discover, discoveryPeriod) },
-	), nil
 }
 
 // joinTokens deletes expired join tokens, which are Kubernetes' bootstrap tokens.
