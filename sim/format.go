@@ -28,6 +28,10 @@ func (s *Scenario) Text() string {
 		if w.Folder != "" {
 			continue
 		}
+		if w.Job != nil {
+			b.WriteString(jobText(w))
+			continue
+		}
 		kind := "deployment"
 		if w.Stateful {
 			kind = "statefulset"

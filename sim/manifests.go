@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,7 +36,7 @@ const (
 	manifestNamespace = "default"
 )
 
-// takeManifests reads the Deployments, StatefulSets and DaemonSets of a folder, or those named.
+// takeManifests reads the Deployments, StatefulSets, DaemonSets and Jobs of a folder, or those named.
 func (p *parser) takeManifests(r *reader) {
 	folder := r.word()
 	if r.err != nil {
@@ -120,7 +121,7 @@ func readManifests(folder string) (workloads []model.Workload, leftOut []string,
 		}
 	}
 	if len(all.workloads) == 0 {
-		return nil, nil, fmt.Errorf("%s has no file (.yaml, .yml, .json) with a Deployment, a StatefulSet or a DaemonSet", folder)
+		return nil, nil, fmt.Errorf("%s has no file (.yaml, .yml, .json) with a Deployment, a StatefulSet, a DaemonSet or a Job", folder)
 	}
 	all.protect()
 	workloads = all.workloads
@@ -200,6 +201,12 @@ func (all *manifests) read(content []byte) error {
 				meta = d.ObjectMeta
 				w, err = workloadOf(&meta, nil, &d.Spec.Template, false)
 				w.Daemon = true
+			}
+		case what.Kind == placement.KindJob && what.APIVersion == "batch/v1":
+			var j batchv1.Job
+			if err = yaml.UnmarshalStrict(document, &j); err == nil {
+				meta = j.ObjectMeta
+				w, err = jobOf(&j)
 			}
 		case what.Kind == placement.KindBudget && what.APIVersion == "policy/v1":
 			var b policyv1.PodDisruptionBudget

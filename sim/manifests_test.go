@@ -118,7 +118,7 @@ metadata: {name: front, namespace: shop}
 spec: {maxUnavailable: BOUND, selector: {matchLabels: {app: front}}}
 ---
 apiVersion: batch/v1
-kind: Job
+kind: CronJob
 metadata: {name: migrate}
 `
 
@@ -128,7 +128,7 @@ func TestDaemonSetsAndBudgetsFromManifests(t *testing.T) {
 	for bound, moves := range map[string]bool{"1": true, "0": false} {
 		dir := folder(t, map[string]string{"shop.yaml": shop, "agents.yaml": strings.Replace(agents, "BOUND", bound, 1)})
 		s := parse(t, "nodes 6 zones 3\nworkloads "+dir+"\nat 15s drain n2\nat 25s join 1\nat 30s crash n6\nrun 80s\nexpect ready within 20s\n")
-		if !slices.Equal(s.LeftOut, []string{"Job (1)", "Service (1)"}) {
+		if !slices.Equal(s.LeftOut, []string{"CronJob (1)", "Service (1)"}) {
 			t.Errorf("left out: %v", s.LeftOut)
 		}
 		result, err := s.Run(t.Context(), Options{})
@@ -154,15 +154,15 @@ func TestDaemonSetsAndBudgetsFromManifests(t *testing.T) {
 
 func TestManifestMistakes(t *testing.T) {
 	for say, content := range map[string]string{
-		"shop.yaml: document 1, a Deployment: ":                 strings.Replace(shop, "replicas: 6", "replicsa: 6", 1),
-		`unknown field "replicsa"`:                              strings.Replace(shop, "replicas: 6", "replicsa: 6", 1),
-		"shop-front: -6 replicas":                               strings.Replace(shop, "replicas: 6", "replicas: -6", 1),
-		"document 3, a StatefulSet":                             strings.Replace(shop, "cpu: 500m", "cpu: lots", 1),
-		"asks for -1 cpu":                                       strings.Replace(shop, "cpu: 250m", "cpu: -1", 1),
-		"document 1: ":                                          "a: [",
-		"has no container":                                      strings.Replace(shop, "containers:\n      - {name: main", "initContainers:\n      - {name: main", 1),
-		"with a Deployment, a StatefulSet or a DaemonSet":       "kind: Service\napiVersion: v1\n",
-		`the folder has no workload "dbb" (did you mean "db"?)`: shop,
+		"shop.yaml: document 1, a Deployment: ":                  strings.Replace(shop, "replicas: 6", "replicsa: 6", 1),
+		`unknown field "replicsa"`:                               strings.Replace(shop, "replicas: 6", "replicsa: 6", 1),
+		"shop-front: -6 replicas":                                strings.Replace(shop, "replicas: 6", "replicas: -6", 1),
+		"document 3, a StatefulSet":                              strings.Replace(shop, "cpu: 500m", "cpu: lots", 1),
+		"asks for -1 cpu":                                        strings.Replace(shop, "cpu: 250m", "cpu: -1", 1),
+		"document 1: ":                                           "a: [",
+		"has no container":                                       strings.Replace(shop, "containers:\n      - {name: main", "initContainers:\n      - {name: main", 1),
+		"with a Deployment, a StatefulSet, a DaemonSet or a Job": "kind: Service\napiVersion: v1\n",
+		`the folder has no workload "dbb" (did you mean "db"?)`:  shop,
 	} {
 		dir := folder(t, map[string]string{"shop.yaml": content})
 		line := "workloads " + dir

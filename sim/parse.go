@@ -20,7 +20,7 @@ const (
 	formWorkload  = "deployment|statefulset NAME replicas NUMBER cpu QUANTITY memory QUANTITY"
 	formRandom    = "random NUMBER faults from DURATION until DURATION"
 	formRun       = "run DURATION"
-	formDirective = "seed, nodes, shards, deployment, statefulset, workloads, at, from, random, run or expect"
+	formDirective = "seed, nodes, shards, deployment, statefulset, job, workloads, at, from, random, run or expect"
 )
 
 // parser is what is known while a text is read.
@@ -57,6 +57,7 @@ func (p *parser) take(text string) error {
 		"shards":      {formShards, func(r *reader) { p.scenario.Config.Shards = r.number(1, mostShards) }},
 		"deployment":  {formWorkload, func(r *reader) { p.takeWorkload(r, false) }},
 		"statefulset": {formWorkload, func(r *reader) { p.takeWorkload(r, true) }},
+		"job":         {formJob, p.takeJob},
 		"workloads":   {formManifests, p.takeManifests},
 		"at":          {formAt, p.takeAt},
 		"from":        {formEvery, p.takeEvery},
@@ -119,16 +120,27 @@ func (p *parser) takeNodes(r *reader) {
 }
 
 func (p *parser) takeWorkload(r *reader, stateful bool) {
-	c := &p.scenario.Config
-	w := model.Workload{Stateful: stateful, Name: r.word()}
-	if r.err == nil && len(validation.IsDNS1123Label(w.Name)) > 0 {
-		r.fail("%q cannot be a name: lower-case letters, digits and dashes", w.Name)
-	}
-	if slices.ContainsFunc(c.Workloads, func(other model.Workload) bool { return other.Name == w.Name }) {
-		r.fail("there is a %q already", w.Name)
-	}
+	w := model.Workload{Stateful: stateful, Name: p.workloadName(r)}
 	r.keyword("replicas")
 	w.Replicas = r.number(1, mostPods)
+	p.addWorkload(r, w)
+}
+
+// workloadName takes a name that no other workload has.
+func (p *parser) workloadName(r *reader) string {
+	name := r.word()
+	if r.err == nil && len(validation.IsDNS1123Label(name)) > 0 {
+		r.fail("%q cannot be a name: lower-case letters, digits and dashes", name)
+	}
+	if slices.ContainsFunc(p.scenario.Config.Workloads, func(other model.Workload) bool { return other.Name == name }) {
+		r.fail("there is a %q already", name)
+	}
+	return name
+}
+
+// addWorkload takes what each pod asks for, which ends the line, and adds the workload.
+func (p *parser) addWorkload(r *reader, w model.Workload) {
+	c := &p.scenario.Config
 	if p.pods += w.Replicas; p.pods > mostPods {
 		r.fail("that makes more than %d pods", mostPods)
 	}

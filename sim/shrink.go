@@ -245,8 +245,8 @@ func (k *shrinker) leaveOutWorkloads() {
 		if k.try(func(c *model.Config) { c.Workloads = slices.Delete(c.Workloads, i, i+1) }) {
 			continue
 		}
-		if k.best.Scenario.Config.Workloads[i].Folder != "" {
-			continue // its manifest says how many
+		if w := k.best.Scenario.Config.Workloads[i]; w.Folder != "" || w.Job != nil {
+			continue // its manifest says how many, or its completions do
 		}
 		for replicas := k.best.Scenario.Config.Workloads[i].Replicas / 2; replicas >= 1; replicas /= 2 {
 			if !k.try(func(c *model.Config) { c.Workloads[i].Replicas = replicas }) {

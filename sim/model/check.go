@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"shoal/placement"
@@ -84,6 +85,8 @@ func (c *checks) committed(s *shard, changes []placement.Change, before []placem
 			pod, _ := now.(*corev1.Pod)
 			c.brake.deleted(m, change, old)
 			c.move(old, pod)
+		case *batchv1.Job:
+			m.changedPod(change.Object.GetNamespace(), nil)
 		case *corev1.Node:
 			c.brake.look(m, change.Object.GetName())
 			if readiness(before[i]) != readiness(now) {

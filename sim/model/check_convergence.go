@@ -99,15 +99,24 @@ func (m *Model) wrongWith(w Workload) string {
 			ready[pod.UID] = true
 		}
 	}
+	if w.Job != nil {
+		return m.wrongWithJob(w)
+	}
 	if want := m.wanted(w) - away; len(ready) != want {
 		return fmt.Sprintf("%s has %d of %d pods ready", w.Name, len(ready), want)
 	}
 	return m.wrongRules(w.Name, ready)
 }
 
-// wanted is how many pods a workload has when all is well. Of a DaemonSet its own status says it: one on each node that suits it, and those that
+// wanted is how many pods a workload has when all is well. Of a Job it is as many as run now, by its status. Of a DaemonSet its own status says it: one on each node that suits it, and those that
 // stay bound to nodes that do not suit it any more, because they are lost.
 func (m *Model) wanted(w Workload) int {
+	if w.Job != nil {
+		if job := m.storedJob(w); job != nil {
+			return int(job.Status.Active)
+		}
+		return w.Replicas
+	}
 	if !w.Daemon {
 		return w.Replicas
 	}

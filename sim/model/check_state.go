@@ -45,6 +45,10 @@ func (stateCheck) finish(m *Model) {
 				m.violate(checkerState, "%s belongs to nobody", keyOf(pod))
 			}
 		}
+		if w.Job != nil {
+			m.checkJob(w, of)
+			continue
+		}
 		want := map[string]int{"service": 1, "endpoints": 1, "slice": 1, "set": 1, "pod": m.wanted(w), "history": 1, "budget": len(w.Budgets)}
 		for _, kind := range slices.Sorted(maps.Keys(want)) {
 			if counts[kind] != want[kind] {
@@ -52,6 +56,27 @@ func (stateCheck) finish(m *Model) {
 			}
 		}
 		m.checkSlice(w, of)
+	}
+}
+
+// checkJob compares a Job that has ended well with its pods: as many have succeeded as were asked for and none more, it has counted each, and
+// none is left that runs.
+func (m *Model) checkJob(w Workload, of []placement.Object) {
+	job, succeeded := m.storedJob(w), int32(0)
+	for _, o := range of {
+		pod, ok := o.(*corev1.Pod)
+		switch {
+		case !ok:
+		case !placement.Finished(pod):
+			m.violate(checkerState, "%s goes on though the Job %s has ended", pod.Name, w.Name)
+		case len(pod.Finalizers) > 0 || pod.DeletionTimestamp != nil:
+			m.violate(checkerState, "%s was not let go by the Job %s, which has ended", pod.Name, w.Name)
+		case pod.Status.Phase == corev1.PodSucceeded:
+			succeeded++
+		}
+	}
+	if want := completions(w); job.Status.Succeeded != want || succeeded > want {
+		m.violate(checkerState, "the Job %s says that %d pods have succeeded, %d are there, %d are right", w.Name, job.Status.Succeeded, succeeded, want)
 	}
 }
 

@@ -254,7 +254,7 @@ func (n *node) kill() {
 	}
 	n.dead, n.frozen, n.life, n.stale = true, false, n.life+1, true
 	for _, uid := range n.running() {
-		if c := n.pods[uid]; c.running {
+		if c := n.pods[uid]; c.running || c.exited {
 			c.stopping = false
 		} else {
 			delete(n.pods, uid)

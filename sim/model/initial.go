@@ -136,7 +136,9 @@ func (m *Model) deploy(w Workload, delay time.Duration) {
 		labels = map[string]string{workloadLabel: w.Name}
 	}
 	var set placement.Object
-	if w.Daemon {
+	if w.Job != nil {
+		set = jobObject(w, meta)
+	} else if w.Daemon {
 		set = &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template(w, labels), RevisionHistoryLimit: ptr.To[int32](10),
 			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: &appsv1.RollingUpdateDaemonSet{
@@ -176,7 +178,9 @@ func (m *Model) deploy(w Workload, delay time.Duration) {
 		if deployment, ok := set.(*appsv1.Deployment); ok && m.cfg.Placed {
 			changes, undo = m.running(deployment)
 		}
-		changes = append([]placement.Change{{Verb: placement.Create, Object: service}}, changes...)
+		if w.Job == nil {
+			changes = append([]placement.Change{{Verb: placement.Create, Object: service}}, changes...)
+		}
 		for i, spec := range w.Budgets {
 			changes = append(changes, placement.Change{Verb: placement.Create, Object: &policyv1.PodDisruptionBudget{
 				ObjectMeta: metav1.ObjectMeta{Namespace: w.Name, Name: fmt.Sprintf("%s-%d", w.Name, i)}, Spec: spec,
@@ -218,9 +222,13 @@ func template(w Workload, labels map[string]string) corev1.PodTemplateSpec {
 		}
 		return t
 	}
+	restart := corev1.RestartPolicyAlways
+	if w.Job != nil {
+		restart = corev1.RestartPolicyNever
+	}
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
 		Containers:    []corev1.Container{{Name: "main", Image: "example.org/" + w.Name + ":1", Resources: corev1.ResourceRequirements{Requests: w.Requests}}},
-		RestartPolicy: corev1.RestartPolicyAlways, SchedulerName: corev1.DefaultSchedulerName, Tolerations: tolerations,
+		RestartPolicy: restart, SchedulerName: corev1.DefaultSchedulerName, Tolerations: tolerations,
 		TerminationGracePeriodSeconds: ptr.To[int64](30),
 	}}
 }

@@ -66,7 +66,7 @@ type Config struct {
 	bug string
 }
 
-// Workload is a Deployment with its Service, or a StatefulSet or a DaemonSet, present from the start. Each has a namespace of its own name.
+// Workload is a Deployment with its Service, or a StatefulSet, a DaemonSet or a Job, present from the start. Each has a namespace of its own name.
 type Workload struct {
 	Name     string
 	Stateful bool
@@ -76,6 +76,8 @@ type Workload struct {
 	// Template is what its pods are made from; nil makes one of the requests. Folder is where it was read, if it was.
 	Template *corev1.PodTemplateSpec
 	Folder   string
+	// Job makes it a Job: Replicas are then how many of its pods run at once. It has no Service. nil is none.
+	Job *Job
 	// Budgets protect its pods from being drained, too many at once.
 	Budgets []policyv1.PodDisruptionBudgetSpec
 }
@@ -133,6 +135,8 @@ type Model struct {
 	clocksSet bool           // a fault has set some clock
 	misledTo  store.Revision // the highest revision that clocks have stamped most of which were wrong
 	tally     tally
+	jobs      map[string]*Workload // by namespace
+	ran       map[string]int       // of Jobs' containers that have ended, see Model.fails
 }
 
 // step is one thing that happens.
@@ -225,6 +229,12 @@ func newModel(cfg Config) (*Model, error) {
 		cfg: cfg, chance: rand.New(rand.NewPCG(cfg.Seed, 0x5ea)), hash: sha256.New(), repair: repair.Defaults(),
 		byName: map[string]*node{}, vip: map[string]*discoveryv1.EndpointSlice{},
 		vipIn: map[string]map[string]*discoveryv1.EndpointSlice{}, outcome: Outcome{Braked: map[string]bool{}, Settled: -1},
+		jobs: map[string]*Workload{}, ran: map[string]int{},
+	}
+	for i := range cfg.Workloads {
+		if w := &cfg.Workloads[i]; w.Job != nil {
+			m.jobs[w.Name] = w
+		}
 	}
 	if cfg.bug == bugNoBrake {
 		m.repair.BrakeShare = 2

@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 
 	"shoal/consensus/store"
 	"shoal/peer/lease"
@@ -72,6 +71,13 @@ type container struct {
 	stopping bool
 	identity bool
 	overdue  bool // was told of by the checker of fencing
+
+	// Of a Job's pod, see job.go.
+	begun    time.Duration // when it was started last
+	restarts int
+	exited   bool // it has ended for good
+	failed   bool // with an error
+	ended    time.Time
 }
 
 // Times of peer/nodestatus.go.
@@ -221,7 +227,7 @@ func (n *node) upsert(pod *corev1.Pod) {
 		c.pod = pod
 	}
 	switch {
-	case pod.DeletionTimestamp != nil && c == nil:
+	case pod.DeletionTimestamp != nil && c == nil, c != nil && c.exited:
 		n.report(pod)
 	case pod.DeletionTimestamp != nil:
 		n.stop(pod.UID, 5*time.Second, endDeleted)
@@ -244,6 +250,14 @@ func (n *node) start(pod *corev1.Pod) {
 	}
 	c := &container{pod: pod, identity: identity(pod), ip: n.nextIP()}
 	n.pods[pod.UID] = c
+	if len(pod.Status.ContainerStatuses) > 0 {
+		c.restarts = int(pod.Status.ContainerStatuses[0].RestartCount)
+	}
+	if n.interrupted(pod) {
+		n.exited(c, true)
+		n.report(pod)
+		return
+	}
 	n.do(n.model.between(300*time.Millisecond, 1500*time.Millisecond), "start", func() { n.started(c) })
 }
 
@@ -259,6 +273,7 @@ func (n *node) started(c *container) {
 		n.model.changedPod(pod.Namespace, n)
 		n.model.note("%s runs %s/%s", n.name, pod.Namespace, pod.Name)
 		n.model.checks.started(n, c)
+		n.run(c)
 		n.do(n.model.between(100*time.Millisecond, time.Second), "ready", func() { n.report(pod) })
 	}
 }
@@ -267,6 +282,11 @@ func (n *node) started(c *container) {
 func (n *node) stop(uid types.UID, most time.Duration, why string) {
 	c := n.pods[uid]
 	if c == nil || c.stopping {
+		return
+	}
+	if c.exited {
+		delete(n.pods, uid)
+		n.model.changedPod(c.pod.Namespace, n)
 		return
 	}
 	c.stopping = true
@@ -315,15 +335,18 @@ func (n *node) tryReport(known *corev1.Pod) {
 		return
 	}
 	c := n.pods[uid]
-	var change placement.Change
-	if c == nil && stored.DeletionTimestamp != nil {
-		change = placement.Change{Verb: placement.Delete, Object: stored, UID: uid, GracePeriodSeconds: ptr.To[int64](0)}
+	var changes []placement.Change
+	if stored.DeletionTimestamp != nil && (c == nil || c.exited) {
+		changes = n.ending(stored, c)
 	} else {
 		want := stored.DeepCopy()
 		want.Status = statusOf(stored, c, n.wall())
-		change = placement.Change{Verb: placement.UpdateStatus, Object: want, UID: uid}
+		if c != nil && n.model.jobOf(stored) != nil {
+			c.describe(&want.Status)
+		}
+		changes = []placement.Change{{Verb: placement.UpdateStatus, Object: want, UID: uid}}
 	}
-	n.model.propose(n, s, []placement.Change{change}, func(err error) {
+	n.model.propose(n, s, changes, func(err error) {
 		if err != nil {
 			n.do(retryReport, "report", func() { n.tryReport(known) })
 			return
@@ -340,7 +363,8 @@ func (n *node) outdated(pod *corev1.Pod) bool {
 	c := n.pods[pod.UID]
 	runs := c != nil && c.running && !c.stopping
 	stored, ok := n.model.shardOf(pod.Namespace).pod(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name})
-	return ok && stored.UID == pod.UID && (placement.Ready(stored) != runs || c == nil && stored.DeletionTimestamp != nil)
+	return ok && stored.UID == pod.UID && (placement.Ready(stored) != runs || c == nil && stored.DeletionTimestamp != nil ||
+		c != nil && c.exited && !placement.Finished(stored))
 }
 
 // statusOf is a pod's status as its node sees it.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
 
@@ -35,6 +36,7 @@ const (
 	EventBraked     EventKind = "braked"      // Text: why evictions are held back
 	EventDesired    EventKind = "as desired"  // after the last fault everything is as desired
 	EventAstray     EventKind = "not desired" // not any more; Text: why
+	EventJobEnded   EventKind = "job ended"   // Text: which, how, and with how many pods
 	EventViolation  EventKind = "violation"   // Text: which checker found what
 )
 
@@ -138,6 +140,8 @@ func (m *Model) observe(s *shard, changes []placement.Change, before []placement
 		switch change.Object.(type) {
 		case *corev1.Node:
 			m.observeNode(readiness(before[i]), readiness(now), change.Object.GetName())
+		case *batchv1.Job:
+			m.observeJob(before[i], now)
 		case *corev1.Pod:
 			old, _ := before[i].(*corev1.Pod)
 			pod, _ := now.(*corev1.Pod)

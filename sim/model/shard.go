@@ -8,6 +8,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -67,6 +68,7 @@ var kinds = []struct {
 	{podPrefix, func() placement.Object { return &corev1.Pod{} }},
 	{"/registry/controllerrevisions/", func() placement.Object { return &appsv1.ControllerRevision{} }},
 	{daemonPrefix, func() placement.Object { return &appsv1.DaemonSet{} }},
+	{jobPrefix, func() placement.Object { return &batchv1.Job{} }},
 	{budgetPrefix, func() placement.Object { return &policyv1.PodDisruptionBudget{} }},
 }
 
@@ -98,6 +100,8 @@ func keyOf(o placement.Object) string {
 		return kinds[9].prefix + name
 	case *appsv1.DaemonSet:
 		return daemonPrefix + name
+	case *batchv1.Job:
+		return jobPrefix + name
 	case *policyv1.PodDisruptionBudget:
 		return budgetPrefix + name
 	}
@@ -262,6 +266,9 @@ func (d *draft) apply(c placement.Change) error {
 			o.SetGeneration(stored.GetGeneration() + 1)
 		}
 		d.want[key] = o
+		if o.GetDeletionTimestamp() != nil && len(o.GetFinalizers()) == 0 && ptr.Deref(o.GetDeletionGracePeriodSeconds(), 0) == 0 {
+			d.want[key] = nil // the last finalizer is gone
+		}
 	case placement.UpdateStatus:
 		o := d.own(key, stored)
 		copyStatus(o, c.Object)
@@ -288,18 +295,22 @@ func (d *draft) own(key string, o placement.Object) placement.Object {
 	return copyOf(o)
 }
 
-// delete is graceful for pods that have a node: the node ends them.
+// delete is graceful for pods that have a node: the node ends them. Finalizers keep an object until the last of them is gone.
 func (d *draft) delete(key string, stored placement.Object, seconds *int64) {
 	pod, ok := stored.(*corev1.Pod)
-	if !ok || pod.Spec.NodeName == "" || placement.Finished(pod) || seconds != nil && *seconds == 0 {
+	atOnce := !ok || pod.Spec.NodeName == "" || placement.Finished(pod) || seconds != nil && *seconds == 0
+	if atOnce && len(stored.GetFinalizers()) == 0 {
 		d.want[key] = nil
 		return
 	}
-	if pod.DeletionTimestamp != nil {
+	if stored.GetDeletionTimestamp() != nil && (!atOnce || ptr.Deref(stored.GetDeletionGracePeriodSeconds(), 0) == 0) {
 		return
 	}
 	pod = copyOf(pod).(*corev1.Pod)
 	grace := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, 30)
+	if atOnce {
+		grace = 0
+	}
 	at := metav1.NewTime(d.now.Add(time.Duration(grace) * time.Second))
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &at, &grace
 	d.want[key] = pod
@@ -331,6 +342,8 @@ func copyOf(o placement.Object) placement.Object {
 		return ptr.To(*o)
 	case *appsv1.DaemonSet:
 		return ptr.To(*o)
+	case *batchv1.Job:
+		return ptr.To(*o)
 	case *policyv1.PodDisruptionBudget:
 		return ptr.To(*o)
 	}
@@ -352,6 +365,8 @@ func copyStatus(o, from placement.Object) {
 		o.Status = from.(*appsv1.StatefulSet).Status
 	case *appsv1.DaemonSet:
 		o.Status = from.(*appsv1.DaemonSet).Status
+	case *batchv1.Job:
+		o.Status = from.(*batchv1.Job).Status
 	case *policyv1.PodDisruptionBudget:
 		o.Status = from.(*policyv1.PodDisruptionBudget).Status
 	}

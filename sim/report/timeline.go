@@ -134,6 +134,8 @@ func (t *teller) hear(e model.Event) {
 		t.say(e, "everything is as desired")
 	case model.EventAstray:
 		t.say(e, "not as desired any more: %s", e.Text)
+	case model.EventJobEnded:
+		t.say(e, "%s", e.Text)
 	case model.EventViolation:
 		t.say(e, "VIOLATION of %s", e.Text)
 	default:
