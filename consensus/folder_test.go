@@ -4,12 +4,15 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
+	"crypto/md5"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/lni/dragonboat/v4/raftpb"
 
 	"shoal/consensus"
 	"shoal/consensus/consensustest"
@@ -86,6 +89,34 @@ func TestARenamedHostFindsItsFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := os.Rename(filepath.Join(dir, "raft", host), filepath.Join(dir, "raft", host+"-before")); err != nil {
+		t.Fatal(err)
+	}
+	mustGet(t, network.Open(t, "a", dir, nil), 1, "k", "v")
+}
+
+// TestAFolderOfSeveralStepWorkersOpens has dragonboat's status say that four workers stepped the folder's groups, as they once did.
+func TestAFolderOfSeveralStepWorkersOpens(t *testing.T) {
+	network, dir := consensustest.NewNetwork(), t.TempDir()
+	h := network.Open(t, "a", dir, nil)
+	consensustest.Found(t, h)
+	mustPut(t, h, 1, "k", "v")
+	if err := h.Shutdown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	const checksum = 8 // bytes of it, before the content
+	path := filepath.Join(dir, "raft", "dragonboat.ds")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status raftpb.RaftDataStatus
+	if err := status.Unmarshal(b[checksum:]); err != nil {
+		t.Fatal(err)
+	}
+	status.StepWorkerCount = 4
+	content := raftpb.MustMarshal(&status)
+	sum := md5.Sum(content)
+	if err := os.WriteFile(path, append(sum[checksum:], content...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	mustGet(t, network.Open(t, "a", dir, nil), 1, "k", "v")

@@ -15,15 +15,16 @@ import (
 	"shoal/consensus/logstore"
 )
 
-// nodeHostConfig is dragonboat's configuration, with few workers for many small
-// raft groups and one log for all of them.
+// nodeHostConfig is dragonboat's configuration, with one log for many small raft groups, and one worker that steps them: it takes all
+// groups that have something to do at a time, so what they store shares one sync and what they say to a peer one message. Several
+// workers would each wait for the same disk in turn.
 func nodeHostConfig(cfg Config, logs *logstore.Factory, t *transportFactory, l raftio.IRaftEventListener, e raftio.ISystemEventListener) config.NodeHostConfig {
 	cluster := fnv.New64a()
 	cluster.Write([]byte(cfg.ClusterID)) //nolint:errcheck // a hash never fails
-	engine := config.EngineConfig{ExecShards: 4, CommitShards: 2, ApplyShards: 4, SnapshotShards: 2, CloseShards: 2}
+	engine := config.EngineConfig{ExecShards: 1, CommitShards: 1, ApplyShards: 2, SnapshotShards: 2, CloseShards: 2}
 	if cfg.Frugal {
 		logs.SegmentBytes = 1 << 20
-		engine = config.EngineConfig{ExecShards: 1, CommitShards: 1, ApplyShards: 1, SnapshotShards: 1, CloseShards: 1}
+		engine.ApplyShards, engine.SnapshotShards, engine.CloseShards = 1, 1, 1
 	}
 	return config.NodeHostConfig{
 		DeploymentID:        cluster.Sum64() | 1,
@@ -52,7 +53,7 @@ func openNodeHost(cfg Config, d *disk, logs *logstore.Factory, t *transportFacto
 	}()
 	dir := filepath.Join(cfg.Dir, "raft")
 	if cfg.FS == nil {
-		if err := errors.Join(os.MkdirAll(dir, 0o700), followHostname(dir)); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), forgetStatus(dir), followHostname(dir)); err != nil {
 			return nil, fmt.Errorf("start raft: %w", err)
 		}
 	}
@@ -89,11 +90,19 @@ func (h *Host) replicaConfig(r diskReplica) config.Config {
 	}
 }
 
-// raftStatus is dragonboat's file that says, among other things, which host a folder is of.
+// raftStatus is dragonboat's file that says what host a folder is of and how many workers step its groups, and refuses all others.
 const raftStatus = "dragonboat.ds"
 
-// followHostname lets a folder open after its host was renamed. dragonboat keeps everything below a folder with the host's name and
-// refuses another; here a peer is its key, which consensus.json has compared already, and not its host.
+// forgetStatus has dragonboat write that file anew. What matters of it, the peer, the cluster and the log's format, consensus.json has
+// compared already, and our log does not depend on the number of workers.
+func forgetStatus(dir string) error {
+	if err := os.Remove(filepath.Join(dir, raftStatus)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// followHostname lets a folder open after its host was renamed: dragonboat keeps everything below a folder with the host's name.
 func followHostname(dir string) error {
 	host, err := os.Hostname()
 	if err != nil {
@@ -111,10 +120,6 @@ func followHostname(dir string) error {
 	}
 	if len(folders) != 1 || folders[0] == host {
 		return nil
-	}
-	// The status goes first: without it, and with the folder still under its old name, this is simply tried again.
-	if err := os.Remove(filepath.Join(dir, raftStatus)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
 	}
 	return os.Rename(filepath.Join(dir, folders[0]), filepath.Join(dir, host))
 }
