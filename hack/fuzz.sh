@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes everything that a peer reads from another peer, or from files that somebody may have damaged: each target for so long (default 5s).
+# Fuzzes everything that a peer reads from another peer, from users, or from files that somebody may have damaged: each target for so long
+# (default 5s).
 # The seeds alone are part of every run of the tests.
 #
 # Only our own packages, and the gossip's, are built with the coverage counters that guide the fuzzer. `go test -fuzz` would build everything
@@ -11,7 +12,7 @@ export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:--trimpath -buildvcs=false}"
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 found=$(go env GOCACHE)/fuzz # where `go test -fuzz` keeps inputs that reached something new
-for package in consensus consensus/store consensus/logstore peer/identity peer/backup mesh/membership peer; do
+for package in $(grep -lE '^func Fuzz' --include='*_test.go' -r consensus mesh peer placement runtime sim cli | xargs -n1 dirname | sort -u); do
     go test -c -gcflags='shoal/...=-d=libfuzzer' -gcflags='github.com/hashicorp/...=-d=libfuzzer' -ldflags '-s -w' -o "$build/fuzz.test" "./$package"
     for target in $(grep -hoE '^func Fuzz\w+' "$package"/*_test.go | sed 's/func //'); do
         echo "$package $target"
