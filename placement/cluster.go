@@ -114,12 +114,16 @@ func NewView() *View {
 	}
 }
 
-// Upsert records an object as it is now. It reports false for a kind the view does not keep.
+// Upsert records an object as it is now. It reports false for what the view does not keep: other kinds, and a Node without a name, as a
+// damaged store might have it, because no name is how a decision says that there is no node.
 func (v *View) Upsert(obj Object) bool {
 	switch o := obj.(type) {
 	case *corev1.Pod:
 		v.upsertPod(o)
 	case *corev1.Node:
+		if o.Name == "" {
+			return false
+		}
 		v.upsertNode(o)
 	default:
 		if !v.put(obj) {
