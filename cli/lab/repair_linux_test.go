@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/kubernetes"
 
 	"shoal/peer/admin"
 )
@@ -109,52 +111,29 @@ func preferring(name, node, tolerations string) string {
 `, tolerations, node), 1)
 }
 
-// departures is when pods were seen to be gone, and when a node was lost: after it was last seen not to be, and before it was first seen
-// to be.
+// departures is when pods were seen to be gone, and when a node was lost: after it was last seen not to be (kept), and before it was first
+// seen to be (lost). The loss may be dated before that, since it is decided before it is committed, and a date has whole seconds.
 type departures struct {
-	lock sync.Mutex
-	kept time.Time
-	lost time.Time
-	gone map[string]time.Time // by UID
+	namespace, node   string
+	there             map[string]bool // UIDs that were seen
+	kept, dated, lost time.Time
+	gone              map[string]time.Time // by UID
+
 	stop context.CancelFunc
 	done sync.WaitGroup
 }
 
-// watchDepartures looks at the pods of a namespace, and at a node, until it is stopped.
+// watchDepartures looks at the pods of a namespace, and at a node, until it is ended; once before it returns.
 func (c *cluster) watchDepartures(t *testing.T, namespace, node string) *departures {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	d := &departures{gone: map[string]time.Time{}, stop: cancel}
-	there := map[string]bool{}
+	d := &departures{namespace: namespace, node: node, there: map[string]bool{}, gone: map[string]time.Time{}, stop: cancel}
+	if err := d.look(ctx, c.client); err != nil {
+		t.Fatal(err)
+	}
 	d.done.Go(func() {
 		for ctx.Err() == nil {
-			begun := time.Now()
-			object, nodeErr := c.client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
-			list, err := c.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
-			now := time.Now()
-			d.lock.Lock()
-			if nodeErr == nil && d.lost.IsZero() {
-				if slices.ContainsFunc(object.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeUnreachable }) {
-					d.lost = now
-				} else {
-					d.kept = begun
-				}
-			}
-			if err == nil {
-				left := map[string]bool{}
-				for i := range list.Items {
-					left[string(list.Items[i].UID)] = true
-				}
-				for uid := range there {
-					if _, noted := d.gone[uid]; !left[uid] && !noted {
-						d.gone[uid] = now
-					}
-				}
-				for uid := range left {
-					there[uid] = true
-				}
-			}
-			d.lock.Unlock()
+			_ = d.look(ctx, c.client) // it is asked again
 			select {
 			case <-ctx.Done():
 			case <-time.After(50 * time.Millisecond):
@@ -164,22 +143,50 @@ func (c *cluster) watchDepartures(t *testing.T, namespace, node string) *departu
 	return d
 }
 
+// look asks once.
+func (d *departures) look(ctx context.Context, client kubernetes.Interface) error {
+	begun := time.Now()
+	node, err := client.CoreV1().Nodes().Get(ctx, d.node, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if d.lost.IsZero() {
+		if i := slices.IndexFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeUnreachable && t.TimeAdded != nil }); i >= 0 {
+			d.lost, d.dated = time.Now(), node.Spec.Taints[i].TimeAdded.Time
+		} else {
+			d.kept = begun
+		}
+	}
+	list, err := client.CoreV1().Pods(d.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	left := map[string]bool{}
+	for i := range list.Items {
+		left[string(list.Items[i].UID)] = true
+	}
+	for uid := range d.there {
+		if _, noted := d.gone[uid]; !left[uid] && !noted {
+			d.gone[uid] = time.Now()
+		}
+	}
+	maps.Copy(d.there, left)
+	return nil
+}
+
 // end stops looking.
 func (d *departures) end() {
 	d.stop()
 	d.done.Wait()
 }
 
-// after is how long after the node's loss was seen a pod was gone, and how long it stayed at the most after the loss itself. Both are
-// negative if it never was gone.
-func (d *departures) after(pod *corev1.Pod) (seen, most time.Duration) {
-	d.lock.Lock()
-	defer d.lock.Unlock()
+// after is how long after a moment a pod was gone; negative if it never was.
+func (d *departures) after(pod *corev1.Pod, moment time.Time) time.Duration {
 	at, gone := d.gone[string(pod.UID)]
 	if !gone {
-		return -1, -1
+		return -1
 	}
-	return at.Sub(d.lost), at.Sub(d.kept)
+	return at.Sub(moment)
 }
 
 // nodeDies follows pods of all kinds on a node that loses its power: each stays for as long as it tolerates that, one with an identity
@@ -220,17 +227,23 @@ func nodeDies(t *testing.T, c *cluster) {
 	}
 	c.podMoves(t, ns, on["db"], "statefulset.kubernetes.io/pod-name="+on["db"].Name)
 	departures.end()
-	gaveUp := map[string]time.Duration{}
-	for name, least := range map[string]time.Duration{"hasty": 0, "usual": 5 * time.Second, "patient": 20 * time.Second, "db": 10 * time.Second} {
-		seen, most := departures.after(on[name])
-		t.Logf("%s was given up %s after its node was lost", name, seen.Round(10*time.Millisecond))
-		if most < least {
-			t.Errorf("%s was given up %s after its node was lost at the most, it may stay for %s", name, most, least)
-		}
-		gaveUp[name] = seen
+	// Tolerations count from the loss's date. Who has an identity waits from when a leader has seen it.
+	dated := departures.kept
+	if departures.dated.Before(dated) {
+		dated = departures.dated
 	}
-	if hasty, usual, patient := gaveUp["hasty"], gaveUp["usual"], gaveUp["patient"]; hasty > usual || usual > patient {
-		t.Errorf("given up after %s, %s and %s", hasty, usual, patient)
+	for name, stays := range map[string]struct {
+		least time.Duration
+		since time.Time
+	}{"hasty": {0, dated}, "usual": {5 * time.Second, dated}, "patient": {20 * time.Second, dated}, "db": {10 * time.Second, departures.kept}} {
+		t.Logf("%s was given up %s after its node was lost", name, departures.after(on[name], departures.lost).Round(10*time.Millisecond))
+		if most := departures.after(on[name], stays.since); most < stays.least {
+			t.Errorf("%s was given up %s after its node was lost at the most, it may stay for %s", name, most, stays.least)
+		}
+	}
+	gone := func(name string) time.Time { return departures.gone[string(on[name].UID)] }
+	if gone("hasty").After(gone("usual")) || gone("usual").After(gone("patient")) {
+		t.Errorf("given up at %s, %s and %s", gone("hasty"), gone("usual"), gone("patient"))
 	}
 	loyal := c.readyOrNot(t, ns, "app=loyal")
 	if len(loyal) != 1 || loyal[0].UID != on["loyal"].UID || ready(&loyal[0]) {
