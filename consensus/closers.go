@@ -12,6 +12,8 @@ import (
 // because the one under way may have been ordered before a write that the caller
 // has already seen.
 type closers struct {
+	// spawn runs a loop that works until nobody waits; false says that the host has ended.
+	spawn  func(func()) bool
 	mu     sync.Mutex
 	shards map[uint64]*closer
 }
@@ -45,10 +47,11 @@ func (c *closers) close(ctx context.Context, shard uint64, upTo store.Revision, 
 	}
 	mine := s.next
 	mine.upTo = max(mine.upTo, upTo)
-	if !s.running {
-		s.running = true
-		go c.run(shard, s, do)
+	if !s.running && !c.spawn(func() { c.run(shard, s, do) }) {
+		c.mu.Unlock()
+		return 0, ErrClosed
 	}
+	s.running = true
 	c.mu.Unlock()
 	select {
 	case <-mine.done:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -225,16 +226,18 @@ type remoteWatch struct {
 	stream   grpc.ClientStream
 	cancel   context.CancelFunc
 	at       store.Revision
-	// asking lets one goroutine send at a time; marks is whether any was asked for.
-	asking sync.Mutex
+	// marks is whether any was asked for; wishes wait to be sent, and wished tells who sends them.
 	marks  atomic.Bool
+	mu     sync.Mutex
+	wishes []store.Revision
+	wished chan struct{}
 }
 
 func (h *Host) watchAt(ctx context.Context, peer string, shard uint64, opts WatchOptions) (*remoteWatch, error) {
 	// The stream outlives ctx, which bounds the opening only.
 	living, cancel := context.WithCancel(h.ctx)
 	opening := context.AfterFunc(ctx, cancel)
-	w := &remoteWatch{host: h, peer: peer, shard: shard, progress: opts.Progress, cancel: cancel}
+	w := &remoteWatch{host: h, peer: peer, shard: shard, progress: opts.Progress, cancel: cancel, wished: make(chan struct{}, 1)}
 	slow := time.AfterFunc(readAttempt+answerSlack, cancel)
 	defer slow.Stop()
 	stream, err := h.open(living, peer, methodWatch, call{Shard: shard, Watch: &opts})
@@ -252,6 +255,10 @@ func (h *Host) watchAt(ctx context.Context, peer string, shard uint64, opts Watc
 		return nil, &tryAgain{cause: fmt.Errorf("peer %s: too slow", peer)}
 	}
 	w.stream, w.at = stream, first.At
+	if !h.spawn(w.sendWishes) {
+		cancel()
+		return nil, ErrClosed
+	}
 	return w, nil
 }
 
@@ -259,13 +266,40 @@ func (w *remoteWatch) position() store.Revision { return w.at }
 
 func (w *remoteWatch) stop() { w.cancel() }
 
-// want passes the wish on. If that fails, the stream has failed, and next says so.
+// want passes the wish on, and does not wait for the network. Of wishes that wait the lowest and the highest count, as with a subscription.
 func (w *remoteWatch) want(rev store.Revision) {
-	w.asking.Lock()
-	defer w.asking.Unlock()
 	w.marks.Store(true)
-	if err := w.stream.SendMsg(&call{Shard: w.shard, UpTo: rev}); err != nil {
-		w.cancel()
+	w.mu.Lock()
+	w.wishes = append(w.wishes, rev)
+	slices.Sort(w.wishes)
+	if n := len(w.wishes); n > 2 {
+		w.wishes = append(w.wishes[:1], w.wishes[n-1])
+	}
+	w.mu.Unlock()
+	select {
+	case w.wished <- struct{}{}:
+	default: // who sends will look anyway
+	}
+}
+
+// sendWishes sends what is wished until the watch ends. If that fails, the stream has failed, and next says so.
+func (w *remoteWatch) sendWishes() {
+	defer w.cancel()
+	for {
+		select {
+		case <-w.stream.Context().Done():
+			return
+		case <-w.wished:
+		}
+		w.mu.Lock()
+		wishes := w.wishes
+		w.wishes = nil
+		w.mu.Unlock()
+		for _, rev := range wishes {
+			if w.stream.SendMsg(&call{Shard: w.shard, UpTo: rev}) != nil {
+				return
+			}
+		}
 	}
 }
 

@@ -90,6 +90,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		asked:      askedClock{asking: semaphore.NewWeighted(1)},
 	}
 	h.clock.wall, h.clock.offset = cfg.Now, h.ClockAhead
+	h.closers.spawn = h.spawn
 	h.leaders.changed = &h.changed
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)
@@ -249,12 +250,23 @@ func (h *Host) giveWay(ctx context.Context) error {
 	return nil
 }
 
+// spawn runs f as one of the host's loops, for which stop waits; false if it has begun to. A host that hands over still serves.
+func (h *Host) spawn(f func()) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ctx.Err() != nil {
+		return false
+	}
+	h.loops.Go(f)
+	return true
+}
+
 // stop ends the host at once, as a crash would but without losing the process.
 func (h *Host) stop() {
 	h.mu.Lock()
 	h.closed = true
+	h.cancel() // under the mutex: who spawns after it is refused, and who spawned before it is waited for
 	h.mu.Unlock()
-	h.cancel()
 	if h.server != nil {
 		h.server.stop()
 	}

@@ -196,7 +196,7 @@ func TestAWatchFromTheFutureWaitsForIt(t *testing.T) {
 // the next one, which all of them share.
 func TestConcurrentClosesShareEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c closers
+		c := closers{spawn: func(f func()) bool { go f(); return true }}
 		entries := 0
 		gate := make(chan struct{})
 		do := func(_ context.Context, _ uint64, upTo store.Revision) (store.Revision, error) {

@@ -53,19 +53,24 @@ func (r *reads) pass(s *sharedRead) *sharedRead {
 // the other reads that wait.
 func (h *Host) readIndex(ctx context.Context, r *replica) (store.View, error) {
 	s, lead := r.reads.join()
-	if lead {
-		go func() {
-			for s := s; s != nil; s = r.reads.pass(s) {
-				attempt, cancel := context.WithTimeout(h.ctx, readAttempt)
-				s.view, s.err = h.confirm(attempt, r)
-				cancel()
-			}
-		}()
+	if lead && !h.spawn(func() { h.confirmReads(r, s) }) {
+		for ended := s; ended != nil; ended = r.reads.pass(ended) {
+			ended.err = ErrClosed
+		}
 	}
 	select {
 	case <-s.done:
 		return s.view, s.err
 	case <-ctx.Done():
 		return store.View{}, ctx.Err()
+	}
+}
+
+// confirmReads carries out a confirmation, and those that are waited for when it is done.
+func (h *Host) confirmReads(r *replica, s *sharedRead) {
+	for ; s != nil; s = r.reads.pass(s) {
+		attempt, cancel := context.WithTimeout(h.ctx, readAttempt)
+		s.view, s.err = h.confirm(attempt, r)
+		cancel()
 	}
 }

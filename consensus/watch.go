@@ -146,9 +146,12 @@ func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src so
 		if time.Since(opened) > barrenFor {
 			barren = 0
 		}
-		if barren++; !pause(ctx, backoff(barren-1)) {
+		select {
+		case <-ctx.Done():
 			return ctx.Err()
+		case <-time.After(backoff(barren)):
 		}
+		barren++
 		opened = time.Now()
 		if src, err = h.reopenSource(ctx, shard, opts); err != nil {
 			return err
@@ -159,16 +162,6 @@ func (h *Host) pump(ctx context.Context, shard uint64, opts WatchOptions, src so
 
 // barrenFor is how long a source has to live, or else to deliver something, not to count as one in a row that is of no use.
 const barrenFor = time.Second
-
-// pause waits; false says that ctx has ended.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
-}
 
 // cutOffAfter is how long a replica may know no leader before watches leave it: what is
 // written elsewhere does not reach it.
