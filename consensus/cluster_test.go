@@ -12,6 +12,7 @@ import (
 	"shoal/consensus/consensustest"
 	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 )
 
 const patience = 30 * time.Second
@@ -26,17 +27,7 @@ func within(t testing.TB, d time.Duration) context.Context {
 // eventually polls until cond gives no error.
 func eventually(t *testing.T, what string, cond func() error) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := cond()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	polling.Until(t, 10*time.Millisecond, patience, what, func(context.Context) error { return cond() })
 }
 
 // place assigns the shard to the wanted peers, one of which is h's.

@@ -1,12 +1,15 @@
 package consensus_test
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
 	"shoal/consensus"
 	"shoal/consensus/consensustest"
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 )
 
 // A shard to which nobody writes any more drops its history once that is too old, by
@@ -20,23 +23,21 @@ func TestIdleShardsForgetOldHistory(t *testing.T) {
 	if _, err := host.Propose(t.Context(), 1, store.Transaction{Ops: []store.Op{{Key: "k", Value: []byte("v")}}}); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		view, _ := host.Local(1)
-		if view.Oldest() == 0 {
-			break
+	polling.Until(t, 20*time.Millisecond, 20*time.Second, "the history is gone", func(context.Context) error {
+		if view, _ := host.Local(1); view.Oldest() != 0 {
+			return fmt.Errorf("it reaches back to %v", view.Oldest().Time())
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the history still reaches back to %v", view.Oldest().Time())
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return nil
+	})
 	view, _ := host.Local(1)
 	if _, found := view.Get("k"); !found {
 		t.Error("the key went with its history")
 	}
-	time.Sleep(2500 * time.Millisecond) // two of the sweeps that could write
-	if now, _ := host.Local(1); now.Revision() != view.Revision() {
-		t.Errorf("an idle shard went from %v to %v", view.Revision(), now.Revision())
-	}
+	// Two of the sweeps that could write come in this time.
+	polling.Throughout(t, 100*time.Millisecond, 2500*time.Millisecond, "an idle shard stays", func() error {
+		if now, _ := host.Local(1); now.Revision() != view.Revision() {
+			return fmt.Errorf("it went from %v to %v", view.Revision(), now.Revision())
+		}
+		return nil
+	})
 }

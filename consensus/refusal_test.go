@@ -3,11 +3,14 @@ package consensus_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"shoal/consensus"
 	"shoal/consensus/consensustest"
@@ -193,16 +196,15 @@ func proposeTwice(t *testing.T, network *consensustest.Network, a, b *consensus.
 			res, err = b.Propose(within(t, patience), 1, tx)
 		}()
 		// Every outcome, also a refusal, lifts the shard's revision to the stamp.
-		arrived := false
-		for deadline := time.Now().Add(time.Second); !arrived && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		missed := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, time.Second, true, func(context.Context) (bool, error) {
 			view, ok := a.Local(1)
-			arrived = ok && view.Revision() >= tx.Stamp
-		}
+			return ok && view.Revision() >= tx.Stamp, nil
+		})
 		network.Heal()
 		<-done
-		if !arrived {
+		if missed != nil {
 			// Something else was on its way to b, with which the connection broke.
-			return errors.New("the request did not arrive")
+			return fmt.Errorf("the request did not arrive: %w", missed)
 		}
 		return nil
 	})

@@ -18,6 +18,7 @@ import (
 	"shoal/consensus/consensustest"
 	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 )
 
 // BenchmarkScale fills three hosts in one process, each with a voter of all of eight
@@ -146,20 +147,16 @@ func revisions(b *testing.B, h *consensus.Host, shards int) []store.Revision {
 // awaitRevisions waits until every host has applied everything up to them.
 func awaitRevisions(b *testing.B, hosts []*consensus.Host, want []store.Revision) {
 	b.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
-	for _, h := range hosts {
-		for i, rev := range want {
-			for {
-				if view, ready := h.Local(uint64(i + 1)); ready && view.Revision() >= rev {
-					break
+	polling.Until(b, 5*time.Millisecond, 2*time.Minute, "every shard is back on every host", func(context.Context) error {
+		for _, h := range hosts {
+			for i, rev := range want {
+				if view, ready := h.Local(uint64(i + 1)); !ready || view.Revision() < rev {
+					return fmt.Errorf("shard %d is not", i+1)
 				}
-				if time.Now().After(deadline) {
-					b.Fatalf("shard %d is not back after two minutes", i+1)
-				}
-				time.Sleep(5 * time.Millisecond)
 			}
 		}
-	}
+		return nil
+	})
 }
 
 func shutDown(b *testing.B, h *consensus.Host) {

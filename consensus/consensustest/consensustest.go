@@ -19,6 +19,7 @@ import (
 	"shoal/consensus"
 	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 )
 
 // Network joins peers in memory. The zero value is not usable: see NewNetwork.
@@ -285,23 +286,16 @@ func Found(t testing.TB, h *consensus.Host) {
 // h must be one of them.
 func Place(t testing.TB, h *consensus.Host, shard uint64, want ...shardmap.Want) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for {
-		err := Assign(ctx, h, shard, want)
-		if err == nil {
-			break
+	const patience = 30 * time.Second
+	polling.Until(t, 5*time.Millisecond, patience, fmt.Sprintf("shard %d is assigned", shard), func(ctx context.Context) error {
+		return Assign(ctx, h, shard, want)
+	})
+	polling.Until(t, 5*time.Millisecond, patience, fmt.Sprintf("shard %d settles at %v", shard, want), func(context.Context) error {
+		if !Settled(h, shard, want) {
+			return fmt.Errorf("%+v", h.Status())
 		}
-		if ctx.Err() != nil {
-			t.Fatalf("assign shard %d: %v", shard, err)
-		}
-	}
-	for !Settled(h, shard, want) {
-		if ctx.Err() != nil {
-			t.Fatalf("shard %d does not settle at %v: %+v", shard, want, h.Status())
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return nil
+	})
 }
 
 // Assign writes down that a shard is to be at exactly the wanted peers.

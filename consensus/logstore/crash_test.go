@@ -2,6 +2,7 @@ package logstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,8 @@ import (
 	"github.com/lni/dragonboat/v4/raftpb"
 	"github.com/lni/vfs"
 	"pgregory.net/rapid"
+
+	"shoal/internal/polling"
 )
 
 const dir = "/data/log"
@@ -292,11 +295,12 @@ func TestOldFilesGo(t *testing.T) {
 		}
 	}
 	// Hundreds of files were written, and they go in the background.
-	for begun := time.Now(); len(segmentFiles(t, fs)) > 8; time.Sleep(time.Millisecond) {
-		if time.Since(begun) > 10*time.Second {
-			t.Fatalf("%d files are left", len(segmentFiles(t, fs)))
+	polling.Until(t, time.Millisecond, 10*time.Second, "few files are left", func(context.Context) error {
+		if n := len(segmentFiles(t, fs)); n > 8 {
+			return fmt.Errorf("%d are", n)
 		}
-	}
+		return nil
+	})
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
