@@ -3,6 +3,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"shoal/runtime/containerd/exitrecord"
 	"shoal/runtime/pods"
@@ -191,12 +193,15 @@ func (e *Engine) sweepTask(ctx context.Context, id string) error {
 	if err := e.signal(ctx, c, unix.SIGKILL); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(shimCallLimit); ; time.Sleep(10 * time.Millisecond) {
-		err := e.deleteTask(ctx, c)
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, 10*time.Millisecond, shimCallLimit, true, func(ctx context.Context) (bool, error) {
+		last = e.deleteTask(ctx, c)
+		return last == nil, nil
+	})
+	if err != nil {
+		return cmp.Or(last, err)
 	}
+	return nil
 }
 
 // sweepCgroups removes the cgroups of pods that are no more. Whatever still

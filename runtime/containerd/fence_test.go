@@ -3,7 +3,9 @@
 package containerd_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"shoal/internal/polling"
 	"shoal/runtime/containerd"
 	"shoal/runtime/containerd/fence"
 	"shoal/runtime/pods"
@@ -74,11 +77,12 @@ func TestSilentPeerIsFenced(t *testing.T) {
 	if err := h.engine.Close(); err != nil { // the peer is dead
 		t.Fatal(err)
 	}
-	for limit := last.Add(fence.KillAfter + 3*time.Second); running(one.PID) || running(two.PID); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatal("containers that must not run twice outlive the peer's lease")
+	polling.Until(t, 5*time.Millisecond, fence.KillAfter+3*time.Second, "containers that must not run twice end with the peer's lease", func(context.Context) error {
+		if running(one.PID) || running(two.PID) {
+			return errors.New("one runs")
 		}
-	}
+		return nil
+	})
 	if silent := time.Since(last); silent < fence.KillAfter-time.Second {
 		t.Errorf("killed %s after the last renewal", silent)
 	}
@@ -108,12 +112,16 @@ func TestSilentPeerIsFenced(t *testing.T) {
 		return err
 	})
 	second := h.run(withPause)
-	time.Sleep(1200 * time.Millisecond) // two looks of the watchdog
-	for _, state := range []pods.ContainerState{h.state(created.ID), second, other} {
-		if !running(state.PID) {
-			t.Errorf("killed although the lease is renewed: %+v", state)
+	again := h.state(created.ID)
+	// For two looks of the watchdog.
+	polling.Throughout(t, 100*time.Millisecond, 1200*time.Millisecond, "nothing is killed while the lease is renewed", func() error {
+		for _, state := range []pods.ContainerState{again, second, other} {
+			if !running(state.PID) {
+				return fmt.Errorf("it was: %+v", state)
+			}
 		}
-	}
+		return nil
+	})
 
 	if err := h.engine.RemoveSandbox(t.Context(), identity); err != nil {
 		t.Fatal(err)

@@ -18,14 +18,14 @@ import (
 	"testing"
 	"time"
 
+	ggcrname "github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-
-	ggcrname "github.com/google/go-containerregistry/pkg/name"
 	"golang.org/x/sys/unix"
 
+	"shoal/internal/polling"
 	"shoal/runtime/containerd"
 	"shoal/runtime/pods"
 )
@@ -327,13 +327,7 @@ func (h *host) finished(spec pods.ContainerSpec) (pods.ContainerState, string) {
 // eventually retries for up to ten seconds.
 func eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
-	var err error
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("%s: %v", what, err)
+	polling.Until(t, 5*time.Millisecond, 10*time.Second, what, func(context.Context) error { return check() })
 }
 
 // probeImage is built from the probe program and an /etc/passwd.

@@ -3,6 +3,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"shoal/runtime/containerd/crilog"
 	"shoal/runtime/containerd/exitrecord"
@@ -305,17 +307,17 @@ func (e *Engine) deleteTask(ctx context.Context, c *container) error {
 	if gone {
 		return nil
 	}
-	for pause := 10 * time.Millisecond; ; pause *= 2 {
+	var last error
+	pauses := wait.Backoff{Duration: 10 * time.Millisecond, Factor: 2, Steps: 8}
+	err := wait.ExponentialBackoffWithContext(ctx, pauses, func(ctx context.Context) (bool, error) {
 		_, err := e.tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: c.ID})
-		err = ignoreNotFound(errgrpc.ToNative(err))
-		if err == nil {
-			break
+		if last = ignoreNotFound(errgrpc.ToNative(err)); last != nil && strings.Contains(last.Error(), "ttrpc: closed") {
+			return false, nil // the shim has just ended; containerd cleans up after it in a moment
 		}
-		// The shim has just ended; containerd cleans up after it in a moment.
-		if !strings.Contains(err.Error(), "ttrpc: closed") || pause > time.Second || ctx.Err() != nil {
-			return fmt.Errorf("delete task of container %s: %w", c.ID, engineError(err))
-		}
-		time.Sleep(pause)
+		return last == nil, last
+	})
+	if err != nil {
+		return fmt.Errorf("delete task of container %s: %w", c.ID, engineError(cmp.Or(last, err)))
 	}
 	c.mu.Lock()
 	c.taskGone = true

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/transport/spdy"
 	utilexec "k8s.io/utils/exec"
 
+	"shoal/internal/polling"
 	"shoal/runtime/pods"
 	"shoal/runtime/pods/podstest"
 	"shoal/runtime/stats"
@@ -94,11 +95,12 @@ func newNode(t *testing.T) *node {
 
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not happen within five seconds")
+	polling.Until(t, 5*time.Millisecond, 5*time.Second, "it happens", func(context.Context) error {
+		if !ok() {
+			return errors.New("it did not")
 		}
-	}
+		return nil
+	})
 }
 
 // shell is the modelled containers' only program.

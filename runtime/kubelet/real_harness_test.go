@@ -29,6 +29,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"shoal/internal/polling"
 	"shoal/runtime/containerd"
 	"shoal/runtime/pods"
 	"shoal/runtime/pods/podstest"
@@ -287,17 +288,16 @@ func (n *realNode) status(pod *corev1.Pod) corev1.PodStatus {
 // wait polls a pod's reported status until it is as wanted.
 func (n *realNode) wait(pod *corev1.Pod, what string, ok func(s corev1.PodStatus) bool) corev1.PodStatus {
 	n.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		s := n.status(pod)
-		if ok(s) {
-			return s
+	var s corev1.PodStatus
+	polling.Until(n.t, 2*time.Millisecond, 15*time.Second, pod.Name+" is "+what, func(context.Context) error {
+		if s = n.status(pod); ok(s) {
+			return nil
 		}
-		if time.Now().After(deadline) {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.t.Fatalf("%s: not %s\nstatus %+v\nevents %q", pod.Name, what, s, n.events)
-		}
-	}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return fmt.Errorf("status %+v\nevents %q", s, n.events)
+	})
+	return s
 }
 
 func isReady(s corev1.PodStatus) bool {

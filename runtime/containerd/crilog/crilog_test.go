@@ -2,7 +2,9 @@ package crilog
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"shoal/internal/polling"
 )
 
 // content joins the entries of a log by stream, newlines where lines ended.
@@ -166,15 +170,13 @@ func TestDrainFlushesAPrompt(t *testing.T) {
 	if _, err := writer.WriteString("a line\npassword: "); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	polling.Until(t, 5*time.Millisecond, 5*time.Second, "the prompt is in the log", func(context.Context) error {
 		data, err := os.ReadFile(path)
-		if err == nil && bytes.HasSuffix(data, []byte("stdout P password: \n")) {
-			break
+		if err == nil && !bytes.HasSuffix(data, []byte("stdout P password: \n")) {
+			err = fmt.Errorf("it has %q", data)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("log %q, %v", data, err)
-		}
-	}
+		return err
+	})
 	writer.Close()
 	if err := <-ended; err != nil {
 		t.Error(err)

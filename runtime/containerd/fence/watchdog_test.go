@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"shoal/internal/polling"
 )
 
 // newCgroup makes a cgroup of its own, in a hierarchy of v1 or in v2.
@@ -88,11 +90,12 @@ func over(gone <-chan struct{}) bool {
 
 func poll(t *testing.T, what string, check func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !check(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
+	polling.Until(t, 5*time.Millisecond, 10*time.Second, what, func(context.Context) error {
+		if !check() {
+			return errors.New("it did not happen")
 		}
-	}
+		return nil
+	})
 }
 
 func TestWatchdogKillsTheListed(t *testing.T) {
