@@ -20,6 +20,7 @@ import (
 
 	"shoal/consensus"
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 	"shoal/peer/api/apitest"
 	"shoal/placement"
 	"shoal/placement/repair"
@@ -171,17 +172,12 @@ func (f *field) deploy(t *testing.T, namespace string, replicas int32, cpu strin
 // await polls until done says "", and fails with what it said last.
 func await(t *testing.T, done func() string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		missing := done()
-		if missing == "" {
-			return
+	polling.Until(t, 10*time.Millisecond, 20*time.Second, "it is done", func(context.Context) error {
+		if missing := done(); missing != "" {
+			return errors.New(missing)
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(missing)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return nil
+	})
 }
 
 func (f *field) pods(t *testing.T, namespace string) []corev1.Pod {

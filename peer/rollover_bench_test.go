@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 	"shoal/placement"
 	"shoal/placement/repair"
 )
@@ -209,18 +210,16 @@ func (r *rollover) update(b *testing.B) {
 // await waits until the Deployment's status says that all is as its given revision wants it.
 func (r *rollover) await(b *testing.B, revision string, replicas int32) {
 	b.Helper()
-	var last string
-	for begun := time.Now(); time.Since(begun) < 10*time.Minute; time.Sleep(20 * time.Millisecond) {
-		d, err := r.client.AppsV1().Deployments(r.namespace).Get(b.Context(), "web", metav1.GetOptions{})
+	polling.Until(b, 20*time.Millisecond, 10*time.Minute, "the rollover is complete", func(ctx context.Context) error {
+		d, err := r.client.AppsV1().Deployments(r.namespace).Get(ctx, "web", metav1.GetOptions{})
 		if err != nil {
-			b.Fatal(err)
+			return err
 		}
 		s := d.Status
-		if d.Annotations["deployment.kubernetes.io/revision"] == revision && s.ObservedGeneration == d.Generation &&
-			s.UpdatedReplicas == replicas && s.AvailableReplicas == replicas && s.Replicas == replicas {
-			return
+		if d.Annotations["deployment.kubernetes.io/revision"] != revision || s.ObservedGeneration != d.Generation ||
+			s.UpdatedReplicas != replicas || s.AvailableReplicas != replicas || s.Replicas != replicas {
+			return fmt.Errorf("revision %s: %+v", d.Annotations["deployment.kubernetes.io/revision"], s)
 		}
-		last = fmt.Sprintf("revision %s: %+v", d.Annotations["deployment.kubernetes.io/revision"], s)
-	}
-	b.Fatal(last)
+		return nil
+	})
 }

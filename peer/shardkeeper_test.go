@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"shoal/consensus"
 	"shoal/consensus/consensustest"
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 	"shoal/mesh/membership"
 	"shoal/peer/identity"
 )
@@ -113,12 +115,11 @@ func (c *kept) crash(name string) {
 // keep lets the keeper look until every shard is as wanted, and never with fewer voters than floor.
 func (c *kept) keep(what string, floor int, done func(shards map[uint64]consensus.ShardStatus) error) {
 	c.t.Helper()
-	deadline := time.Now().Add(40 * time.Second)
-	var err error
-	for time.Now().Before(deadline) {
-		ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+	polling.Until(c.t, 20*time.Millisecond, 40*time.Second, what, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
 		c.keeper.host = c.any()
-		err = c.keeper.keep(ctx, time.Now().Add(c.ahead))
+		err := c.keeper.keep(ctx, time.Now().Add(c.ahead))
 		shards := map[uint64]consensus.ShardStatus{}
 		for shard := range uint64(3) {
 			if where, led := c.led(shard); led {
@@ -128,20 +129,28 @@ func (c *kept) keep(what string, floor int, done func(shards map[uint64]consensu
 				}
 			}
 		}
-		cancel()
-		if err == nil && len(shards) == 3 {
-			if err = done(shards); err == nil {
-				return
-			}
+		if err == nil && len(shards) < 3 {
+			err = errors.New("a shard has no leader")
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		if err == nil {
+			err = done(shards)
+		}
+		if err == nil {
+			return nil
+		}
+		return fmt.Errorf("%w\n%s", err, c.describe())
+	})
+}
+
+// describe is what every host says of its shards.
+func (c *kept) describe() string {
+	var text strings.Builder
 	for name, host := range c.hosts {
 		for _, s := range host.Status() {
-			c.t.Logf("%s: %+v", name, s)
+			fmt.Fprintf(&text, "%s: %+v\n", name, s)
 		}
 	}
-	c.t.Fatalf("%s: %v", what, err)
+	return text.String()
 }
 
 // led is a shard as its leader has it; a follower's copy may be older than what another host has shown before.

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 
+	"shoal/internal/polling"
 	"shoal/peer/api"
 	"shoal/peer/api/apitest"
 )
@@ -86,17 +88,7 @@ func wantTexts(t *testing.T, out string, texts ...string) {
 // eventually polls until check returns nil.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	polling.Until(t, 20*time.Millisecond, 10*time.Second, "it becomes so", func(context.Context) error { return check() })
 }
 
 // must passes a value on and fails the test on an error.

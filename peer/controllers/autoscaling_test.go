@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"shoal/internal/polling"
 	"shoal/runtime/stats"
 )
 
@@ -131,15 +132,13 @@ func (c autoscaled) scale(t *testing.T, ns string) {
 		MinReplicas:    c.least, MaxReplicas: 10, Metrics: []autoscalingv2.MetricSpec{metric}, Behavior: c.behavior,
 	}}, metav1.CreateOptions{}))(t)
 	var hpa *autoscalingv2.HorizontalPodAutoscaler
-	for deadline := time.Now().Add(50 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	polling.Until(t, 100*time.Millisecond, 50*time.Second, "something is decided", func(context.Context) error {
 		hpa = must(hpas.Get(t.Context(), "web", metav1.GetOptions{}))(t)
-		if reasonOf(hpa, autoscalingv2.ScalingLimited) != "" {
-			break
+		if reasonOf(hpa, autoscalingv2.ScalingLimited) == "" {
+			return fmt.Errorf("status %+v", hpa.Status)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("nothing was decided: %+v", hpa.Status)
-		}
-	}
+		return nil
+	})
 	s := hpa.Status
 	if s.DesiredReplicas != c.want || s.CurrentReplicas != c.replicas || ptr.Deref(s.ObservedGeneration, 0) != hpa.Generation || (s.LastScaleTime != nil) != (c.want != c.replicas) {
 		t.Errorf("status %+v, want %d replicas", s, c.want)

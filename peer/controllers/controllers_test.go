@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"shoal/internal/polling"
 	"shoal/peer/api"
 	"shoal/peer/api/apitest"
 	"shoal/peer/controllers"
@@ -96,17 +97,7 @@ func newCA() (*x509.Certificate, crypto.Signer, error) {
 
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	polling.Until(t, 20*time.Millisecond, 15*time.Second, "it becomes so", func(context.Context) error { return check() })
 }
 
 func must[T any](value T, err error) func(*testing.T) T {

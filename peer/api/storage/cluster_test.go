@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"shoal/consensus/consensustest"
 	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 )
 
 // cluster is four peers: three with a vote in every shard, of which the first leads
@@ -47,8 +49,7 @@ func newCluster(t *testing.T, history store.Limits) cluster {
 // settle waits until each kind of peer is what it is called.
 func (c cluster) settle(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
+	polling.Until(t, 10*time.Millisecond, 20*time.Second, "one leads and one follows in every shard", func(context.Context) error {
 		leads := true
 		for _, status := range c.leader.Status() {
 			leads = leads && status.Leading
@@ -62,14 +63,11 @@ func (c cluster) settle(t *testing.T) {
 				t.Fatalf("the peer without replicas has one of shard %d", shard)
 			}
 		}
-		if leads && follows == severalShards.shards+1 {
-			return
+		if !leads || follows != severalShards.shards+1 {
+			return fmt.Errorf("%d follow; %+v", follows, c.leader.Status())
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after 20 s: %+v", c.leader.Status())
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return nil
+	})
 }
 
 // place is where a test stands: a peer, and how namespaces are laid out over shards.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"shoal/consensus/consensustest"
 	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 )
 
 // While shards have no quorum, reads that may be stale answer from local replicas,
@@ -73,19 +75,18 @@ func twoVoters(t *testing.T, network *consensustest.Network) (a, b *consensus.Ho
 		assignment.Next = 3
 		propose(t.Context(), t, a, consensus.MetaShard, store.Op{Key: shardmap.Key(shard), Value: assignment.Encode()})
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for voters := 0; voters <= severalShards.shards; {
-		if time.Now().After(deadline) {
-			t.Fatalf("the second peer votes in %d shards after 20 s", voters)
-		}
-		time.Sleep(20 * time.Millisecond)
-		voters = 0
+	polling.Until(t, 20*time.Millisecond, 20*time.Second, "the second peer votes in every shard", func(context.Context) error {
+		votes := 0
 		for _, status := range b.Status() {
 			if status.Local && status.Voter {
-				voters++
+				votes++
 			}
 		}
-	}
+		if votes <= severalShards.shards {
+			return fmt.Errorf("it does in %d", votes)
+		}
+		return nil
+	})
 	return a, b
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	kstorage "k8s.io/apiserver/pkg/storage"
 
 	"shoal/consensus"
@@ -189,16 +190,16 @@ func (r *renumbered) dense(rev store.Revision) uint64 {
 // follow waits until everything up to a revision is numbered. The replica that the
 // stream reads from may be behind the one that the revision came from.
 func (r *renumbered) follow(rev store.Revision) {
-	for {
+	_ = wait.PollUntilContextCancel(r.t.Context(), 2*time.Millisecond, true, func(context.Context) (bool, error) {
 		r.mu.Lock()
 		frontier := r.frontier
 		r.mu.Unlock()
-		if merge.ClosedThrough(frontier) >= rev || r.t.Context().Err() != nil {
-			return
+		if merge.ClosedThrough(frontier) >= rev {
+			return true, nil
 		}
 		r.stream.ask()
-		time.Sleep(2 * time.Millisecond)
-	}
+		return false, nil
+	}) // it ends early only with the test
 }
 
 // real is the revision of a number; one that was not given out yet is far ahead.
