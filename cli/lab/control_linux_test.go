@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"shoal/internal/polling"
 	"shoal/peer/admin"
 )
 
@@ -128,15 +129,16 @@ func majorityLost(t *testing.T, c *cluster) {
 	}
 	wants(t, out, fmt.Sprintf("shard %d", shard))
 	// Absence of evictions takes time to see: more than the five seconds of the default toleration and the ten of fencing.
-	for until := time.Now().Add(16 * time.Second); time.Now().Before(until); time.Sleep(time.Second) {
+	polling.Throughout(t, time.Second, 16*time.Second, "nothing is evicted", func() error {
 		for name, was := range before {
 			pod, _, _ := strings.Cut(name, "/")
 			i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return p.Name == pod })
 			if len(processesOfPod(t, string(pods[i].UID))) == 0 {
-				t.Fatalf("%s has no process any more, it was %s", name, was)
+				return fmt.Errorf("%s has no process any more, it was %s", name, was)
 			}
 		}
-	}
+		return nil
+	})
 	c.back(t, victims...)
 	awaitShards(t, c.Peers[0], 3, 0)
 	c.readyPods(t, soon, ns, "app=web", 10)
@@ -228,14 +230,15 @@ func zoneLost(t *testing.T, c *cluster) {
 		return found
 	}
 	// Absence of evictions takes time to see: twice the toleration.
-	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(500 * time.Millisecond) {
+	polling.Throughout(t, 500*time.Millisecond, 10*time.Second, "the brake holds", func() error {
 		now := uids()
 		for _, uid := range held {
 			if !now[uid] {
-				t.Fatalf("pod %s of the lost zone was evicted", uid)
+				return fmt.Errorf("pod %s of the lost zone was evicted", uid)
 			}
 		}
-	}
+		return nil
+	})
 	if err := c.Mend(zone[0]); err != nil {
 		t.Fatal(err)
 	}

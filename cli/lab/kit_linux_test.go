@@ -15,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"shoal/internal/polling"
 )
 
 // soon bounds what takes a second or two on an idle machine. It is a bound on liveness for a machine that is anything but idle.
@@ -168,20 +170,7 @@ var errNotYet = errors.New("not yet")
 // eventually asks again until check is content, and fails with its last complaint.
 func eventually(t testing.TB, limit time.Duration, what string, check func(ctx context.Context) error) {
 	t.Helper()
-	begun := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	for {
-		err := check(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %s: %v", what, time.Since(begun).Round(time.Second), err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+	polling.Until(t, 100*time.Millisecond, limit, what, check)
 }
 
 // podIs waits until a pod is as wanted, and returns it.

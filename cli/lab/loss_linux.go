@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -67,11 +68,9 @@ func (d *Demo) Measure(ctx context.Context, victim *Peer) (Loss, error) {
 	if err != nil {
 		return Loss{}, err
 	}
-	for prober.calm() < 2*time.Second && ctx.Err() == nil {
-		time.Sleep(20 * time.Millisecond)
-	}
+	err = wait.PollUntilContextCancel(ctx, 20*time.Millisecond, true, func(context.Context) (bool, error) { return prober.calm() >= 2*time.Second, nil })
 	prober.stop()
-	if err := ctx.Err(); err != nil {
+	if err != nil {
 		return Loss{}, fmt.Errorf("the virtual IP does not answer without errors: %w", err)
 	}
 	return Loss{Service: prober.lastFailure(), Failed: prober.failed, Requests: prober.requests, Replaced: replaced}, nil
@@ -139,11 +138,15 @@ func (d *Demo) startProber(ctx context.Context) *prober {
 	p := &prober{cancel: cancel, ended: make(chan struct{}), killed: time.Now()}
 	go func() {
 		defer close(p.ended)
+		pace := time.NewTicker(50 * time.Millisecond)
+		defer pace.Stop()
 		for ctx.Err() == nil {
-			begun := time.Now()
 			_, err := d.fetch(ctx, probeTimeout)
 			p.note(err, ctx.Err() != nil)
-			time.Sleep(50*time.Millisecond - min(time.Since(begun), 50*time.Millisecond))
+			select {
+			case <-ctx.Done():
+			case <-pace.C:
+			}
 		}
 	}()
 	return p

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 // processesOf finds every process that belongs to a peer: those that live in its network namespace, those whose command line names
@@ -60,21 +62,19 @@ func inCgroup(pid int, cgroup string) bool {
 // killAll ends the processes that find returns with SIGKILL until there are none, for at most five seconds. A dying shim may still
 // start a helper, which is why one pass is not enough.
 func killAll(find func() []int) error {
-	deadline := time.Now().Add(5 * time.Second)
-	for {
-		pids := find()
-		if len(pids) == 0 {
-			return nil
-		}
-		for _, pid := range pids {
+	var left []int
+	err := wait.PollUntilContextTimeout(context.Background(), 10*time.Millisecond, 5*time.Second, true, func(context.Context) (bool, error) {
+		left = find()
+		for _, pid := range left {
 			// A process that ended by itself in between is what we want.
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("processes %v do not end", pids)
-		}
-		time.Sleep(10 * time.Millisecond)
+		return len(left) == 0, nil
+	})
+	if err != nil {
+		return fmt.Errorf("processes %v do not end: %w", left, err)
 	}
+	return nil
 }
 
 // unmountBelow detaches every mount under a folder, the deepest first.
@@ -127,15 +127,13 @@ func removeCgroups(cgroup string) error {
 
 // removeCgroup waits a moment for the kernel to let go of processes that were just killed.
 func removeCgroup(dir string) error {
-	deadline := time.Now().Add(2 * time.Second)
-	for {
-		err := os.Remove(dir)
-		if err == nil || errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("removing cgroup: %w", err)
-		}
-		time.Sleep(10 * time.Millisecond)
+	var busy error
+	err := wait.PollUntilContextTimeout(context.Background(), 10*time.Millisecond, 2*time.Second, true, func(context.Context) (bool, error) {
+		busy = os.Remove(dir)
+		return busy == nil || errors.Is(busy, os.ErrNotExist), nil
+	})
+	if err != nil {
+		return fmt.Errorf("removing cgroup: %w", busy)
 	}
+	return nil
 }
