@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // HostPort is a port that a pod occupies on its node.
@@ -24,20 +23,6 @@ func (p HostPort) Conflicts(o HostPort) bool {
 }
 
 const anyAddress = "0.0.0.0"
-
-// NodeUsage is what a node has granted to pods that this view does not hold: pods of other
-// shards. The node itself reports it (with the answer to a claim, and when it changes), because
-// the node has the last word on its capacity.
-type NodeUsage struct {
-	Node    string
-	Granted Resources // Pods is the number of those pods
-	Ports   []HostPort
-	// Pods are those of them that the node knows as objects; what they take is part of Granted
-	// and Ports. Inter-pod affinity sees them, and preemption may choose them. Of each, only
-	// metadata (namespace, name, UID, version, labels, owner, deletion), priority, node name, affinity, requests, host
-	// ports and start time count, so a report may leave out the rest.
-	Pods []*corev1.Pod
-}
 
 // Node is one node with the sums over its pods. Decisions read it and never write it.
 type Node struct {
@@ -59,11 +44,9 @@ type Node struct {
 	foreign *NodeUsage       // never nil
 	// strangers are the pods of foreign.
 	strangers []*Pod
-	counted   bool // in View.zones
+	closed    string // see Closed
+	counted   bool   // in View.zones
 }
-
-// noUsage is what a node reports that runs nothing of others. It is never written to.
-var noUsage NodeUsage
 
 // Pods are the pods on the node that the view holds and that still take room, sorted by key.
 func (n *Node) Pods() []*Pod { return sortPods(slices.Clone(n.pods)) }
@@ -82,8 +65,8 @@ func (n *Node) EachForeign(f func(*Pod)) {
 	}
 }
 
-// Foreign is the node's last report of what it runs for other shards.
-func (n *Node) Foreign() NodeUsage { return *n.foreign }
+// Closed is why the node gets no pods for now, whatever room it has, in words for users; "" if it may. See View.Close.
+func (n *Node) Closed() string { return n.closed }
 
 // PortTaken tells whether a pod on the node has a port that conflicts with p.
 func (n *Node) PortTaken(p HostPort) bool {
@@ -222,72 +205,6 @@ func (v *View) Vanished() []string {
 // NodesWithImage counts the nodes that have an image.
 func (v *View) NodesWithImage(name string) int { return v.imageNodes[name] }
 
-// SetUsage records what a node granted to pods of other shards. It replaces the last report.
-// Only a report that leaves more room than the last one marks the node: pods that fitted nowhere
-// may fit now.
-func (v *View) SetUsage(u NodeUsage) {
-	n := v.nodeEntry(u.Node)
-	if u.freesAny(*n.foreign) {
-		v.mark(KindNode, types.NamespacedName{Name: u.Node})
-	}
-	v.takeOutGranted(n)
-	n.foreign = &u
-	v.setStrangers(n, u.Pods)
-	n.Requested.Add(u.Granted)
-	n.ScoredMilliCPU += u.Granted.MilliCPU
-	n.ScoredMemory += u.Granted.Memory
-	v.forgetNode(n)
-}
-
-// setStrangers makes the pods of a report those that the node is known to run for others. A node answers every claim with all of them, of
-// which one or two are new, so what was counted before and has not changed stays.
-func (v *View) setStrangers(n *Node, reported []*corev1.Pod) {
-	before := make(map[types.UID]*Pod, len(n.strangers))
-	for _, p := range n.strangers {
-		if twice := before[p.Object.UID]; twice != nil { // a node may report nonsense
-			v.countOut(twice, n)
-		}
-		before[p.Object.UID] = p
-	}
-	strangers := make([]*Pod, 0, len(reported))
-	for _, pod := range reported {
-		if _, own := v.pods[keyOf(pod)]; own || Finished(pod) {
-			continue
-		}
-		p := before[pod.UID]
-		if p != nil && sameStranger(p.Object, pod) {
-			delete(before, pod.UID)
-		} else {
-			p = NewPod(pod)
-			v.countIn(p, n)
-		}
-		strangers = append(strangers, p)
-	}
-	for _, p := range before {
-		v.countOut(p, n)
-	}
-	n.strangers = strangers
-}
-
-// sameStranger tells whether two reports say the same of a pod. Only one that tells the version of the object can.
-func sameStranger(a, b *corev1.Pod) bool {
-	return a.ResourceVersion != "" && a.ResourceVersion == b.ResourceVersion && keyOf(a) == keyOf(b)
-}
-
-// freesAny tells whether u holds less of anything than an earlier report did.
-func (u NodeUsage) freesAny(before NodeUsage) bool {
-	a, b := u.Granted, before.Granted
-	if a.MilliCPU < b.MilliCPU || a.Memory < b.Memory || a.EphemeralStorage < b.EphemeralStorage || a.Pods < b.Pods {
-		return true
-	}
-	for name, amount := range b.Scalar {
-		if a.Scalar[name] < amount {
-			return true
-		}
-	}
-	return slices.ContainsFunc(before.Ports, func(p HostPort) bool { return !slices.Contains(u.Ports, p) })
-}
-
 func (v *View) nodeEntry(name string) *Node {
 	n := v.nodes[name]
 	if n == nil {
@@ -337,25 +254,11 @@ func (v *View) deleteNode(name string) {
 	v.slots = v.slots[:len(v.slots)-1]
 	v.names, v.ring, v.topologies = nil, nil, nil
 	old := n.Object
-	n.Object, n.Allocatable, n.Images, n.slot = nil, Resources{}, nil, -1
+	n.Object, n.Allocatable, n.Images, n.slot, n.closed = nil, Resources{}, nil, -1, ""
 	v.countNode(n)
 	v.dropUsage(n)
 	v.touchNode(n, old, nil)
 	v.forgetNode(n)
-}
-
-// dropUsage takes the node's last report out of its sums.
-func (v *View) dropUsage(n *Node) {
-	v.setStrangers(n, nil)
-	v.takeOutGranted(n)
-	n.foreign = &noUsage
-}
-
-// takeOutGranted takes what the last report says is granted out of the node's sums.
-func (v *View) takeOutGranted(n *Node) {
-	n.Requested.Sub(n.foreign.Granted)
-	n.ScoredMilliCPU -= n.foreign.Granted.MilliCPU
-	n.ScoredMemory -= n.foreign.Granted.Memory
 }
 
 // forgetNode drops an entry that nothing names any more.

@@ -214,7 +214,7 @@ func (c *class) nameNodes() (conflict string) {
 // there, and the scores that hang on it.
 func (c *class) fit(slot int) {
 	n := &c.batch.nodes[slot]
-	c.fits[slot] = fitsIn(&c.pod.Requests, &n.requested, &n.Allocatable) && !n.portTaken(c.pod.Ports)
+	c.fits[slot] = n.Closed() == "" && fitsIn(&c.pod.Requests, &n.requested, &n.Allocatable) && !n.portTaken(c.pod.Ports)
 	if !c.fits[slot] {
 		return
 	}

@@ -87,6 +87,9 @@ func (t *trial) judge() objection {
 	if reasons, hopeless := shortage(&c.pod.Requests, &t.requested, &n.Allocatable); len(reasons) > 0 {
 		return objection{reasons, hopeless}
 	}
+	if why := n.Closed(); why != "" {
+		return objection{[]string{why}, true}
+	}
 	if c.perNode() {
 		if o := t.judgeVolumes(n); o.reasons != nil {
 			return o

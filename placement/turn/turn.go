@@ -31,7 +31,7 @@ const (
 	RetryPlan = time.Second
 	// RetryClaim is how long a pod waits after a refused claim.
 	RetryClaim = 100 * time.Millisecond
-	// AvoidRefusing is how long a node that has refused a claim is taken for full, whatever it reports. Its reasons need not be ones that
+	// AvoidRefusing is how long a node that has refused a claim gets no pods, whatever it reports. Its reasons need not be ones that
 	// the view can see, and deciding for the same node again and again would starve pods for which others have room.
 	AvoidRefusing = time.Second
 	// RestPerPod is how long an object rests after it was planned, for each pod that the plan looks at, and MaxRest how long at most. A plan
@@ -66,9 +66,9 @@ type Leader struct {
 	// one. See nextWaiting.
 	waiting bool
 	asked   map[types.NamespacedName]bool
-	// closed are the nodes that have refused a claim a moment ago.
-	closed map[string]closedNode
-	// silences is how often in a row nodes have not answered claims.
+	// closed are the nodes that are avoided, and until when: they have refused a claim a moment ago, or leave claims unanswered.
+	closed map[string]time.Time
+	// silences is how often in a row nodes have not answered claims; it is forgotten with the node.
 	silences map[string]int
 	// told is, per waiting pod, the last reason given for having no node.
 	told map[types.NamespacedName]string
@@ -108,7 +108,7 @@ func New(o Options) *Leader {
 	}
 	return &Leader{
 		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}}, resting: map[placement.Ref]time.Time{},
-		closed: map[string]closedNode{}, silences: map[string]int{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
+		closed: map[string]time.Time{}, silences: map[string]int{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
 		said: map[placement.Ref][]placement.Event{}, losses: repair.NewLosses(),
 	}
 }
@@ -123,8 +123,11 @@ func (l *Leader) Learn(object placement.Object, gone bool) {
 		return
 	}
 	l.view.Delete(object)
-	if pod, ok := object.(*corev1.Pod); ok {
-		delete(l.told, keyOf(pod))
+	switch object := object.(type) {
+	case *corev1.Pod:
+		delete(l.told, keyOf(object))
+	case *corev1.Node:
+		delete(l.silences, object.Name)
 	}
 }
 
@@ -192,8 +195,8 @@ func (l *Leader) Next() time.Time {
 	for _, at := range l.due {
 		earlier(cmp.Or(at, time.Unix(0, 0)))
 	}
-	for _, node := range l.closed {
-		earlier(node.until)
+	for _, until := range l.closed {
+		earlier(until)
 	}
 	return next
 }

@@ -2,6 +2,8 @@ package turn
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,6 +92,11 @@ func TestANodeThatNeverAnswersKeepsNoPodsWaiting(t *testing.T) {
 		t.Fatalf("bound %v", bound)
 	}
 	l.Learn(pod("next", "2"), false) // fits only on the silent one, which is asked again
+	const why = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) did not answer claims of room."
+	work := l.Finish(l.Begin(at), at)
+	if i := slices.IndexFunc(work, func(piece Piece) bool { return piece.Ref.Name == "next" }); i < 0 || !strings.HasPrefix(work[i].Plan.Changes[0].Events[0].Message, why) {
+		t.Errorf("of the pod that only the silent node has room for is said: %+v, want %q", work, why)
+	}
 	at = at.Add(AvoidRefusing)
 	if turn = l.Begin(at); len(turn.Claims()["a"]) != 1 {
 		t.Fatalf("claims %v after a while", turn.Claims())

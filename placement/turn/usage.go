@@ -29,11 +29,11 @@ type report struct {
 	at    time.Time
 }
 
-// closedNode is a node that has refused a claim, and what it has reported.
-type closedNode struct {
-	usage placement.NodeUsage
-	until time.Time
-}
+// Why a node is avoided, as FailedScheduling says it of a node that has room by its report.
+const (
+	reasonRefused = "node(s) refused a claim of room a moment ago"
+	reasonSilent  = "node(s) did not answer claims of room"
+)
 
 // Claims are the pods for which each node is to be asked for room, in the order of the decisions. A node with none is asked for its report
 // only: nothing else tells this leader that pods of other shards have left.
@@ -84,16 +84,13 @@ func (l *Leader) Answered(t *Turn, usage placement.NodeUsage, refused []types.UI
 	for _, uid := range refused {
 		t.refused[uid] = true
 	}
-	l.avoid(usage, now)
+	l.avoid(usage.Node, reasonRefused, now)
 }
 
-// avoid takes a node for full, for a while.
-func (l *Leader) avoid(usage placement.NodeUsage, now time.Time) {
-	l.closed[usage.Node] = closedNode{usage: usage, until: now.Add(AvoidRefusing)}
-	if node, ok := l.view.Node(usage.Node); ok {
-		usage.Granted = usage.Granted.Plus(node.Allocatable)
-		l.view.SetUsage(usage)
-	}
+// avoid keeps pods from a node for a while.
+func (l *Leader) avoid(node, why string, now time.Time) {
+	l.closed[node] = now.Add(AvoidRefusing)
+	l.view.Close(node, why)
 }
 
 // Silent takes in that a node has not answered at now; its pods wait. A message may be lost, and a node that is lost altogether is soon known
@@ -112,20 +109,17 @@ func (l *Leader) Silent(t *Turn, node string, now time.Time) {
 	if !claimed {
 		return
 	}
-	l.silences[node]++
-	if n, known := l.view.Node(node); known && l.silences[node] >= maxSilences {
-		usage := n.Foreign()
-		usage.Node = node
-		l.avoid(usage, now)
+	if l.silences[node]++; l.silences[node] >= maxSilences {
+		l.avoid(node, reasonSilent, now)
 	}
 }
 
-// reopen takes nodes for what they have reported, once they were avoided long enough.
+// reopen lets pods go to nodes again that were avoided long enough.
 func (l *Leader) reopen(now time.Time) {
-	for name, node := range l.closed {
-		if !node.until.After(now) {
+	for name, until := range l.closed {
+		if !until.After(now) {
 			delete(l.closed, name)
-			l.view.SetUsage(node.usage)
+			l.view.Reopen(name)
 		}
 	}
 }
