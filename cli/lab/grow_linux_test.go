@@ -92,7 +92,7 @@ func votersOn(peers int) int {
 
 // begin lets the users begin.
 func (g *growth) begin(t *testing.T) {
-	g.stay, g.clients, g.floor, g.seen = g.Peers, []kubernetes.Interface{g.through(t, 0)}, 1, map[string]bool{}
+	g.stay, g.clients, g.floor, g.seen = g.Peers, []kubernetes.Interface{g.through(t, 0, requestTimeout)}, 1, map[string]bool{}
 	for n := range 8 {
 		name := fmt.Sprintf("grow-%d", n)
 		if _, err := g.clients[0].CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
@@ -123,14 +123,17 @@ func (g *growth) begin(t *testing.T) {
 	g.users = append(g.users, g.keepAsking(t, "voters", func(context.Context) error { return g.enoughVoters(t) }))
 }
 
-// through is a client of one peer that repeats nothing by itself.
-func (g *growth) through(t *testing.T, n int) kubernetes.Interface {
+// requestTimeout is that of the clients' requests.
+const requestTimeout = 30 * time.Second
+
+// through is a client of one peer that repeats nothing by itself; a timeout of 0 is none, as a watch needs.
+func (g *growth) through(t *testing.T, n int, timeout time.Duration) kubernetes.Interface {
 	t.Helper()
 	config, err := g.Config(n)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Timeout = 30 * time.Second
+	config.Timeout = timeout
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
@@ -173,14 +176,7 @@ func (g *growth) watch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := g.Config(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := g.through(t, 0, 0)
 	version := list.ResourceVersion
 	g.watcher = g.keepAsking(t, "watch", func(ctx context.Context) error {
 		w, err := client.CoreV1().ConfigMaps(metav1.NamespaceAll).Watch(ctx, metav1.ListOptions{ResourceVersion: version})
@@ -251,7 +247,7 @@ func (g *growth) grow(t *testing.T, more int) {
 	g.lock.Lock()
 	defer g.lock.Unlock()
 	for i := range more {
-		g.clients = append(g.clients, g.through(t, first+i))
+		g.clients = append(g.clients, g.through(t, first+i, requestTimeout))
 	}
 	g.stay = g.Peers[:first+more]
 }

@@ -89,15 +89,11 @@ func (u *underlay) connect(h *host) error {
 	if err := raise(u.link, h.cable); err != nil {
 		return err
 	}
-	inside, err := netlink.NewHandleAt(h.ns)
+	inside, eth0, err := h.enter()
 	if err != nil {
 		return err
 	}
 	defer inside.Close()
-	eth0, err := inside.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
 	address := &netlink.Addr{IPNet: &net.IPNet{IP: h.address.AsSlice(), Mask: net.CIDRMask(u.prefix.Bits(), 32)}}
 	if err := inside.AddrAdd(eth0, address); err != nil {
 		return err
@@ -108,17 +104,25 @@ func (u *underlay) connect(h *host) error {
 	return raise(inside, "eth0")
 }
 
+// enter opens rtnetlink in the host's namespace, for the caller to close, and finds its end of the cable.
+func (h *host) enter() (inside *netlink.Handle, eth0 netlink.Link, err error) {
+	if inside, err = netlink.NewHandleAt(h.ns); err != nil {
+		return nil, nil, err
+	}
+	if eth0, err = inside.LinkByName("eth0"); err != nil {
+		inside.Close()
+		return nil, nil, fmt.Errorf("finding the cable inside of %s: %w", h.name, err)
+	}
+	return inside, eth0, nil
+}
+
 // readdress replaces a host's address.
 func (h *host) readdress(address netip.Addr, bits int) error {
-	inside, err := netlink.NewHandleAt(h.ns)
+	inside, eth0, err := h.enter()
 	if err != nil {
 		return err
 	}
 	defer inside.Close()
-	eth0, err := inside.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
 	mask := net.CIDRMask(bits, 32)
 	err = errors.Join(
 		inside.AddrDel(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: h.address.AsSlice(), Mask: mask}}),
@@ -144,15 +148,11 @@ func (u *underlay) mend(h *host) error { return raise(u.link, h.cable) }
 
 // route sends a prefix through another host, replacing an older route to it.
 func (h *host) route(prefix netip.Prefix, via netip.Addr) error {
-	inside, err := netlink.NewHandleAt(h.ns)
+	inside, eth0, err := h.enter()
 	if err != nil {
 		return err
 	}
 	defer inside.Close()
-	eth0, err := inside.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
 	return inside.RouteReplace(&netlink.Route{
 		LinkIndex: eth0.Attrs().Index,
 		Dst:       &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), 32)},

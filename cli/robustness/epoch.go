@@ -66,15 +66,15 @@ func (e *epoch) run(ctx context.Context, faults []planned) (*history.History, []
 	if err := e.crowd.Watch(watching, &watchers, 2); err != nil {
 		return nil, nil, err
 	}
-	sleep(ctx, time.Second) // the watchers shall be there before the first write
+	clients.Sleep(ctx, time.Second) // the watchers shall be there before the first write
 	if err := e.crowd.Work(working, &workers, slices.Repeat([]clients.Habit{clients.Everything}, e.cfg.Clients)); err != nil {
 		return nil, nil, err
 	}
-	sleep(ctx, calm)
+	clients.Sleep(ctx, calm)
 	failed := e.nemesis.run(ctx, recorder, faults)
 	failed = errors.Join(failed, e.nemesis.heal(ctx))
 	violations := e.converge(ctx, reader)
-	sleep(ctx, calm)
+	clients.Sleep(ctx, calm)
 	stopWork()
 	workers.Wait()
 	if len(violations) == 0 {
@@ -126,19 +126,8 @@ func (e *epoch) converge(ctx context.Context, reader *clients.Client) []history.
 		if last = e.crowd.Answers(ctx, reader); last == nil {
 			return nil
 		}
-		sleep(ctx, 200*time.Millisecond)
+		clients.Sleep(ctx, 200*time.Millisecond)
 	}
 	return []history.Violation{{Checker: "convergence", At: e.crowd.Recorder.Now(), Key: e.crowd.Prefix,
 		Message: fmt.Sprintf("%s after the last fault not every peer answers: %v", time.Since(begun).Round(time.Second), last)}}
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }

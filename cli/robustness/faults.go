@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"shoal/cli/lab"
+	"shoal/sim/clients"
 )
 
 // faultKind is one way to hurt a cluster.
@@ -110,7 +111,7 @@ func flap(ctx context.Context, n *nemesis, p planned) error {
 			paths = n.between(p, true, true)
 		}
 		failed = errors.Join(failed, n.trouble(p, paths))
-		sleep(ctx, min(period, n.left(p)))
+		clients.Sleep(ctx, min(period, n.left(p)))
 	}
 	return errors.Join(failed, n.trouble(p, nil))
 }

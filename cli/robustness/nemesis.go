@@ -79,7 +79,7 @@ func (n *nemesis) run(ctx context.Context, recorder *clients.Recorder, faults []
 	group, ctx := errgroup.WithContext(ctx)
 	for _, p := range faults {
 		group.Go(func() error {
-			sleep(ctx, p.begin-time.Since(n.began))
+			clients.Sleep(ctx, p.begin-time.Since(n.began))
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -100,7 +100,7 @@ func (n *nemesis) run(ctx context.Context, recorder *clients.Recorder, faults []
 
 // hold waits for the planned end of a fault.
 func (n *nemesis) hold(ctx context.Context, p planned) error {
-	sleep(ctx, n.left(p))
+	clients.Sleep(ctx, n.left(p))
 	return nil
 }
 
@@ -164,7 +164,7 @@ func (n *nemesis) supervise(ctx context.Context) {
 		for _, h := range n.hosts {
 			h.look()
 		}
-		sleep(ctx, superviseEvery)
+		clients.Sleep(ctx, superviseEvery)
 	}
 }
 
@@ -238,19 +238,21 @@ func (h *host) excuse(yes bool) {
 
 // awaitUp waits until the peer is ready, over ends of its process.
 func (h *host) awaitUp(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	for {
-		err := h.peer.Await(ctx)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		sleep(ctx, superviseEvery)
-	}
+	return h.awaitAfter(ctx, func(error) error { return nil })
 }
 
 // awaitRepaired is awaitUp for a peer whose log was damaged: if it says that its store cannot be read, the store is moved away.
 func (h *host) awaitRepaired(ctx context.Context) error {
+	return h.awaitAfter(ctx, func(ended error) error {
+		if !strings.Contains(ended.Error(), "log store is damaged") || !strings.Contains(ended.Error(), "move ") {
+			return nil
+		}
+		return errors.Join(h.down((*lab.Peer).DropStore), h.up())
+	})
+}
+
+// awaitAfter waits until the peer is ready, and calls mend with each end of its process meanwhile.
+func (h *host) awaitAfter(ctx context.Context, mend func(ended error) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	for {
@@ -258,12 +260,10 @@ func (h *host) awaitRepaired(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if strings.Contains(err.Error(), "log store is damaged") && strings.Contains(err.Error(), "move ") {
-			if err := errors.Join(h.down((*lab.Peer).DropStore), h.up()); err != nil {
-				return err
-			}
+		if err := mend(err); err != nil {
+			return err
 		}
-		sleep(ctx, superviseEvery)
+		clients.Sleep(ctx, superviseEvery)
 	}
 }
 

@@ -108,13 +108,16 @@ func onBoth(a, b *lab.Peer) ([]uint64, error) {
 		return nil, err
 	}
 	second, err := readHeld(b)
+	if err != nil {
+		return nil, err
+	}
 	var shards []uint64
 	for _, r := range first.Replicas {
 		if first.replica(r.Shard) == r.Replica && second.replica(r.Shard) != 0 {
 			shards = append(shards, r.Shard)
 		}
 	}
-	return shards, err
+	return shards, nil
 }
 
 // panicLimit is how long a peer may take to end in order after an invariant was broken, on a busy machine.

@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,18 +23,7 @@ import (
 // nothing can take its place: the shard stands still and every peer's status says so, by shard, peer and reason, while all other shards take
 // writes through the very peer. When the third is back, the replica is replaced by itself and no problem is left.
 func TestRaftPanicsStayInTheirShard(t *testing.T) {
-	l, err := lab.Open(t.Context(), lab.Config{Peers: 3, Binary: peerBinary})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			keepLogs(t, l)
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	l := openLab(t)
 	n := newNemesis(l, t.Logf)
 	watched, stop := context.WithCancel(t.Context())
 	supervised := make(chan struct{})
@@ -124,20 +113,6 @@ func namespaceInEach(t *testing.T, l *lab.Lab) map[uint64]string {
 	return names
 }
 
-func clientOf(t *testing.T, l *lab.Lab, n int) kubernetes.Interface {
-	t.Helper()
-	config, err := l.Config(n)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.Timeout = 20 * time.Second
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return client
-}
-
 func write(ctx context.Context, client kubernetes.Interface, namespace, name string) error {
 	_, err := client.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: name + "-"}}, metav1.CreateOptions{})
 	return err
@@ -176,29 +151,9 @@ func hasProblem(t *testing.T, peer *lab.Peer, words ...string) error {
 		return err
 	}
 	for _, problem := range found {
-		all := true
-		for _, word := range words {
-			all = all && strings.Contains(problem, word)
-		}
-		if all {
+		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(problem, word) }) {
 			return nil
 		}
 	}
 	return fmt.Errorf("%s has the problems %q and none with %q", peer.Name, found, words)
-}
-
-// await asks again until there is no complaint.
-func await(t *testing.T, what string, check func() error) {
-	t.Helper()
-	begun := time.Now()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Since(begun) > startLimit {
-			t.Fatalf("not within %s: %s: %v", startLimit, what, err)
-		}
-		sleep(t.Context(), 100*time.Millisecond)
-	}
 }

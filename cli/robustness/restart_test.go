@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,24 +15,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"shoal/cli/lab"
+	"shoal/sim/clients"
 )
 
 // TestPlannedRestartsCostNoRequest restarts all peers, one after another. Meanwhile two kinds of users work: one runs commands with a
 // kubeconfig that lists all peers, as an administrator would; the other is an unmodified client of a peer other than the one that
 // restarts. No request of either may fail.
 func TestPlannedRestartsCostNoRequest(t *testing.T) {
-	l, err := lab.Open(t.Context(), lab.Config{Peers: 3, Binary: peerBinary})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			keepLogs(t, l)
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	l := openLab(t)
 	u := newUsers(t, l)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -82,16 +71,7 @@ func newUsers(t *testing.T, l *lab.Lab) *users {
 	t.Helper()
 	u := &users{t: t, lab: l, restarting: -1}
 	for i := range l.Peers {
-		config, err := l.Config(i)
-		if err != nil {
-			t.Fatal(err)
-		}
-		config.Timeout = 30 * time.Second
-		client, err := kubernetes.NewForConfig(config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.clients = append(u.clients, client)
+		u.clients = append(u.clients, clientOf(t, l, i))
 	}
 	for i := range 8 {
 		name := fmt.Sprintf("users-%d", i)
@@ -134,7 +114,7 @@ func (u *users) command(ctx context.Context, n int) {
 func (u *users) plain(ctx context.Context, n int) {
 	for i := 0; ctx.Err() == nil; i++ {
 		u.round(context.WithoutCancel(ctx), n, i)
-		time.Sleep(10 * time.Millisecond)
+		clients.Sleep(ctx, 10*time.Millisecond)
 	}
 }
 
@@ -191,18 +171,4 @@ func (u *users) through(n, number int, step func(kubernetes.Interface) error) er
 			return err
 		}
 	}
-}
-
-// keepLogs saves the peers' logs from being removed with the lab.
-func keepLogs(t *testing.T, l *lab.Lab) {
-	dir, err := os.MkdirTemp("", "shoal-failed-")
-	if err != nil {
-		return
-	}
-	for _, peer := range l.Peers {
-		if text, err := os.ReadFile(peer.Log); err == nil {
-			_ = os.WriteFile(filepath.Join(dir, peer.Name+".log"), text, 0o600)
-		}
-	}
-	t.Logf("the peers' logs are kept in %s", dir)
 }

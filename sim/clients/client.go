@@ -54,11 +54,12 @@ func (c *Client) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		begun := time.Now()
 		c.step(ctx)
-		sleep(ctx, c.pause-time.Since(begun))
+		Sleep(ctx, c.pause-time.Since(begun))
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+// Sleep waits for d, or until ctx ends; not at all if d is not positive.
+func Sleep(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return
 	}
@@ -99,7 +100,7 @@ func (c *Client) step(ctx context.Context) {
 	if err != nil && op.Failure != history.Exists && op.Failure != history.Absent && op.Failure != history.Conflict {
 		// The next peer may answer; not at once, or a refusing cluster is asked thousands of times a second.
 		c.favourite = (at + 1) % len(c.apis)
-		sleep(ctx, time.Duration(50+c.chance.IntN(150))*time.Millisecond)
+		Sleep(ctx, time.Duration(50+c.chance.IntN(150))*time.Millisecond)
 	}
 }
 

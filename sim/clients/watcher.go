@@ -49,7 +49,7 @@ func (w *watcher) run(ctx context.Context) {
 			w.resume = nil
 		}
 		if record.Opened == 0 {
-			sleep(ctx, time.Duration(100+w.chance.IntN(200))*time.Millisecond)
+			Sleep(ctx, time.Duration(100+w.chance.IntN(200))*time.Millisecond)
 		}
 	}
 }
