@@ -8,14 +8,13 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
 	"shoal/consensus"
 	"shoal/consensus/consensustest"
 	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
+	"shoal/internal/cputime"
 )
 
 // countedConn counts writes.
@@ -61,7 +60,7 @@ func BenchmarkSpreadWrites(b *testing.B) {
 		b.Run(fmt.Sprintf("flight=%d", flight), func(b *testing.B) {
 			var made atomic.Int64
 			var writers sync.WaitGroup
-			sent, used := sends.Load(), cpuTime()
+			sent, used := sends.Load(), cputime.Used()
 			for range flight {
 				writers.Go(func() {
 					for i := made.Add(1); i <= int64(b.N); i = made.Add(1) {
@@ -73,17 +72,8 @@ func BenchmarkSpreadWrites(b *testing.B) {
 				})
 			}
 			writers.Wait()
-			b.ReportMetric(float64((cpuTime()-used).Microseconds())/float64(b.N), "cpu-µs/op")
+			b.ReportMetric(float64((cputime.Used()-used).Microseconds())/float64(b.N), "cpu-µs/op")
 			b.ReportMetric(float64(sends.Load()-sent)/float64(b.N), "sends/op")
 		})
 	}
-}
-
-// cpuTime is what this process has used.
-func cpuTime() time.Duration {
-	var used syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
-		panic(err)
-	}
-	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }

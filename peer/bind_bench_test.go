@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"shoal/consensus/store"
+	"shoal/internal/cputime"
 	"shoal/peer/api/apitest"
 	"shoal/peer/api/storage"
 	"shoal/placement"
@@ -68,20 +68,11 @@ func (s *backlog) measure(b *testing.B) {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	begun, used := time.Now(), cpuTime(b)
+	begun, used := time.Now(), cputime.Used()
 	s.bind(b)
 	b.ReportMetric(float64(s.want)/time.Since(begun).Seconds(), "pods/s")
-	b.ReportMetric(float64((cpuTime(b)-used).Microseconds())/float64(s.want), "cpu-µs/pod")
+	b.ReportMetric(float64((cputime.Used()-used).Microseconds())/float64(s.want), "cpu-µs/pod")
 	b.ReportMetric(float64(s.refused.Load()), "refused")
-}
-
-func cpuTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // backlog is a cluster with simulated nodes and pods that wait.

@@ -124,10 +124,12 @@ func TestADeploymentCountsItsTerminatingPods(t *testing.T) {
 	counts("2 2 2 2 0 0")
 }
 
-// TestAJobWithASelectorOfItsOwn takes its selector as it is, labels no pod beyond its template, and counts a matching pod that nobody owns.
+// TestAJobWithASelectorOfItsOwn takes its selector as it is, labels no pod beyond its template, and takes a matching pod that nobody owns for
+// one of the two that it needs.
 func TestAJobWithASelectorOfItsOwn(t *testing.T) {
 	f := newField(t, map[string]string{"node-a": "4"})
 	namespace := f.namespace(t)
+	f.place(t, namespace, "orphan", "node-a", true)
 	job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "work"}, Spec: batchv1.JobSpec{
 		ManualSelector: ptr.To(true), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}},
 		Completions: ptr.To[int32](2), Parallelism: ptr.To[int32](2), Template: appTemplate(),
@@ -141,11 +143,16 @@ func TestAJobWithASelectorOfItsOwn(t *testing.T) {
 		t.Errorf("its selector became %v", made.Spec.Selector)
 	}
 	await(t, func() string {
-		for _, pod := range f.pods(t, namespace) {
+		pods := f.pods(t, namespace)
+		if len(pods) > 2 {
+			t.Fatalf("beside the pod that nobody owned it made %d", len(pods)-1)
+		}
+		for _, pod := range pods {
 			if pod.Labels["app"] != "x" || pod.Labels[batchv1.ControllerUidLabel] != "" {
 				t.Fatalf("labels %v", pod.Labels)
 			}
-			if pod.Spec.NodeName != "" && pod.Status.Phase == corev1.PodPending {
+			bound := pod.Spec.NodeName != "" && pod.Status.Phase == corev1.PodPending
+			if adopted := pod.Status.Phase == corev1.PodRunning && metav1.IsControlledBy(&pod, made); bound || adopted {
 				f.end(t, &pod, 0)
 			}
 		}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"shoal/consensus/store"
+	"shoal/internal/cputime"
 	"shoal/placement"
 	"shoal/placement/repair"
 	"shoal/placement/turn"
@@ -50,14 +51,14 @@ func measureLeader(b *testing.B, nodes, pods []store.KV) {
 
 	l := turn.New(turn.Options{Repair: repair.Defaults(), NodeProvisioner: nodeProvisioner})
 	meta, shard := &feed{log: slog.New(slog.DiscardHandler)}, &feed{log: slog.New(slog.DiscardHandler)}
-	begun, used := time.Now(), cpuTime(b)
+	begun, used := time.Now(), cputime.Used()
 	for _, changes := range [][]change{meta.replace(nodes), shard.replace(pods)} {
 		for _, c := range changes {
 			l.Learn(c.Object, false)
 		}
 	}
 	b.ReportMetric(time.Since(begun).Seconds(), "s/takeover")
-	b.ReportMetric((cpuTime(b) - used).Seconds(), "cpu-s/takeover")
+	b.ReportMetric((cputime.Used() - used).Seconds(), "cpu-s/takeover")
 
 	b.StopTimer()
 	settle(l, now(0)) // the first turn plans everything; it is no part of one change
@@ -74,13 +75,13 @@ func measureLeader(b *testing.B, nodes, pods []store.KV) {
 		events = append(events, store.Event{Key: kv.Key, Value: kv.Value, Revision: kv.Mod + store.Revision(i) + 1})
 	}
 	b.StartTimer()
-	used = cpuTime(b)
+	used = cputime.Used()
 	for i, event := range events {
 		c, _ := shard.take(event)
 		l.Learn(c.Object, false)
 		settle(l, now(i))
 	}
-	b.ReportMetric(float64((cpuTime(b)-used).Microseconds())/float64(len(events)), "cpu-µs/change")
+	b.ReportMetric(float64((cputime.Used()-used).Microseconds())/float64(len(events)), "cpu-µs/change")
 	runtime.KeepAlive(l)
 }
 

@@ -3,9 +3,8 @@ package bench
 import (
 	"context"
 	"fmt"
-	"syscall"
-	"time"
 
+	"shoal/internal/cputime"
 	"shoal/placement/schedule/perf"
 )
 
@@ -78,13 +77,13 @@ func (s *session) measureGrowth(ctx context.Context) (rows []Row, err error) {
 func decisionRates(ctx context.Context, c perf.Case, times int) (rates []float64, err error) {
 	for range times {
 		run := c.Prepare()
-		begun := processTime()
+		begun := cputime.Used()
 		for run.Waiting() > 0 {
 			if err := errorOf(ctx, run.Step()); err != nil {
 				return nil, err
 			}
 		}
-		rates = append(rates, float64(c.Pods)/(processTime()-begun).Seconds())
+		rates = append(rates, float64(c.Pods)/(cputime.Used()-begun).Seconds())
 	}
 	return rates, nil
 }
@@ -94,11 +93,4 @@ func errorOf(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	return err
-}
-
-// processTime is the CPU time that this process has had.
-func processTime() time.Duration {
-	var u syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // it fails only for a who that there is not
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -2,12 +2,12 @@ package turn
 
 import (
 	"fmt"
-	"syscall"
 	"testing"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"shoal/internal/cputime"
 	"shoal/placement"
 )
 
@@ -55,7 +55,7 @@ func placeAll(b *testing.B, refuse bool) (spent time.Duration, refusals, refused
 		if at.Sub(now) > time.Hour {
 			b.Fatalf("%d of %d pods are bound", bound, benchPods)
 		}
-		begun := cpuTime(b)
+		begun := cputime.Used()
 		turn := l.Begin(at)
 		for name, asked := range turn.Claims() {
 			var no []types.UID
@@ -71,7 +71,7 @@ func placeAll(b *testing.B, refuse bool) (spent time.Duration, refusals, refused
 			l.Answered(turn, placement.NodeUsage{Node: name}, no, at)
 		}
 		work := l.Finish(turn, at)
-		spent += cpuTime(b) - begun
+		spent += cputime.Used() - begun
 		for name, on := range bindings(work) {
 			p := pod(name, "1")
 			p.Spec.NodeName = on
@@ -83,13 +83,4 @@ func placeAll(b *testing.B, refuse bool) (spent time.Duration, refusals, refused
 		}
 	}
 	return spent, refusals, len(first), late
-}
-
-func cpuTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"shoal/internal/cputime"
 )
 
 var verbose = flag.Bool("peerlog", false, "print the peers' logs")
@@ -41,7 +43,7 @@ func play(t *testing.T, plan Plan) {
 // try runs a plan in a bubble and judges it.
 func try(t *testing.T, plan Plan) (Report, error) {
 	t.Helper()
-	dir, begun, used := t.TempDir(), time.Now(), cpuTime(t)
+	dir, begun, used := t.TempDir(), time.Now(), cputime.Used()
 	var report Report
 	var err error
 	var ticks atomic.Int64
@@ -62,7 +64,7 @@ func try(t *testing.T, plan Plan) (Report, error) {
 	err = errors.Join(err, report.Judge(plan))
 	t.Logf("seed %d: %v; %d pictures of the store, %d replicas compared", plan.Seed, report.Clients, report.Reads, report.Compared)
 	t.Logf("simulated: a fleet of %d, seed %d: %d faults in %s of virtual time, %s real, %.1f times as fast, %.0f s of CPU", plan.Peers, plan.Seed, report.Faults, report.Virtual.Round(time.Second),
-		real.Round(time.Millisecond), report.Virtual.Seconds()/real.Seconds(), (cpuTime(t) - used).Seconds())
+		real.Round(time.Millisecond), report.Virtual.Seconds()/real.Seconds(), (cputime.Used() - used).Seconds())
 	return report, err
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"shoal/internal/cputime"
 )
 
 // TestIdlePeers runs peers that have nothing to do, and tells what one of them costs: that is what an idle peer costs on a host,
@@ -24,20 +26,11 @@ func TestIdlePeers(t *testing.T) {
 			return
 		}
 		time.Sleep(20 * time.Second)
-		before, begun := cpuTime(t), realTime(t)
+		before, begun := cputime.Used(), realTime(t)
 		time.Sleep(virtual)
-		used, took = cpuTime(t)-before, realTime(t)-begun
+		used, took = cputime.Used()-before, realTime(t)-begun
 	})
 	t.Logf("%d idle peers: %.0f ms of CPU a peer and virtual minute, %.0f times as fast as real time", peers, used.Seconds()*1000/float64(peers)/virtual.Minutes(), virtual.Seconds()/took.Seconds())
-}
-
-// cpuTime is what this process has used.
-func cpuTime(t *testing.T) time.Duration {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 // realTime is the machine's clock, which stands outside of the bubble.

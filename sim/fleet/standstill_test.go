@@ -7,8 +7,9 @@ import (
 	"path/filepath"
 	"runtime/pprof"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"shoal/internal/cputime"
 )
 
 // patienceWithTime is for how long virtual time may stand still while something works.
@@ -20,13 +21,6 @@ const spinning = 15 * time.Second
 // starvedFor is how many times patienceWithTime no machine lacks CPU: then something waits for what virtual time does not know, a mutex that
 // is held by somebody who waits.
 const starvedFor = 5
-
-// usedCPU is what this process has used.
-func usedCPU() time.Duration {
-	var usage syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage) // of itself it cannot fail
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-}
 
 // tick tells, from within a bubble and until ctx ends, that its time goes on.
 func tick(ctx context.Context, ticks *atomic.Int64) {
@@ -41,7 +35,7 @@ func tick(ctx context.Context, ticks *atomic.Int64) {
 func watchTime(ticks *atomic.Int64) (stop func()) {
 	done := make(chan struct{})
 	go func() {
-		since, still := usedCPU(), 0
+		since, still := cputime.Used(), 0
 		for last := int64(-1); ; {
 			select {
 			case <-done:
@@ -49,7 +43,7 @@ func watchTime(ticks *atomic.Int64) (stop func()) {
 			case <-time.After(patienceWithTime):
 			}
 			now := ticks.Load()
-			if used := usedCPU(); now != last {
+			if used := cputime.Used(); now != last {
 				last, since, still = now, used, 0
 				continue
 			} else if still++; used-since < spinning && still < starvedFor {

@@ -6,9 +6,10 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"shoal/internal/cputime"
 )
 
 // BenchmarkScale simulates whole clusters with a hundred pods per node, up to 10,000 peers, 256 shards (the meta shard is one of them: it is
@@ -94,20 +95,11 @@ func (s spent) report(b *testing.B, what string) {
 
 // pace runs until a moment, or until done says so.
 func (m *Model) pace(until time.Duration, done func() bool) spent {
-	from, begun, cpu := m.now, time.Now(), cpuTime()
+	from, begun, cpu := m.now, time.Now(), cputime.Used()
 	for len(m.steps) > 0 && m.steps[0].at <= until && !done() {
 		m.next()
 	}
-	return spent{m.now - from, time.Since(begun), cpuTime() - cpu}
-}
-
-// cpuTime is what this process has used, of all threads.
-func cpuTime() time.Duration {
-	var usage syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &usage) != nil {
-		return 0
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	return spent{m.now - from, time.Since(begun), cputime.Used() - cpu}
 }
 
 func never() bool { return false }

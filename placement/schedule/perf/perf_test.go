@@ -1,9 +1,10 @@
 package perf
 
 import (
-	"syscall"
 	"testing"
 	"time"
+
+	"shoal/internal/cputime"
 )
 
 // BenchmarkSchedulerPerf decides all pods of each case and reports pods per second of CPU time (all threads', so the collector's too),
@@ -53,24 +54,15 @@ func rate(b *testing.B, c *Case) float64 {
 		b.StopTimer()
 		r := c.Prepare()
 		b.StartTimer()
-		begun := cpuTime(b)
+		begun := cputime.Used()
 		for r.Waiting() > 0 {
 			if err := r.Step(); err != nil {
 				b.Fatal(err)
 			}
 		}
-		used += cpuTime(b) - begun
+		used += cputime.Used() - begun
 	}
 	return float64(b.N*c.Pods) / used.Seconds()
-}
-
-func cpuTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // TestCases: every pod of every case gets a node.
