@@ -112,35 +112,6 @@ func (r *renewer) Run(ctx context.Context) error {
 	}
 }
 
-// watchdog is what the machine's watchdog is told of the lease. Once it is told that this peer restarts, and for how long it is waited for,
-// renewals say nothing any more: this process goes on for a moment, and its next renewal would take that patience back.
-type watchdog struct {
-	runtime Runtime
-
-	lock       sync.Mutex
-	restarting bool
-}
-
-func (w *watchdog) renewed(at time.Time) error {
-	w.lock.Lock()
-	defer w.lock.Unlock()
-	if w.restarting {
-		return nil
-	}
-	return w.runtime.Renewed(at)
-}
-
-// restart is called when the restart has been announced.
-func (w *watchdog) restart(until time.Time) error {
-	w.lock.Lock()
-	defer w.lock.Unlock()
-	if err := w.runtime.Restarting(until); err != nil {
-		return err
-	}
-	w.restarting = true
-	return nil
-}
-
 func (r *renewer) returned(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
@@ -184,12 +155,6 @@ func (r *renewer) note(at time.Time) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
 	r.last = at
-}
-
-func (r *renewer) renewed() time.Time {
-	r.lock.Lock()
-	defer r.lock.Unlock()
-	return r.last
 }
 
 // leaseHandler takes renewals in, on whichever peer leads the meta shard now. own tells whose node the calling peer may renew.

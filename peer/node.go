@@ -1,10 +1,8 @@
 package peer
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -19,13 +17,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
-	"shoal/consensus"
-	"shoal/consensus/bugs"
 	"shoal/mesh/dns"
 	"shoal/mesh/podnet"
 	"shoal/mesh/tunnel"
 	"shoal/mesh/vip"
-	"shoal/placement"
 	"shoal/runtime/kubelet"
 	"shoal/runtime/pods"
 	"shoal/runtime/stats"
@@ -235,202 +230,10 @@ func (n *node) close() error {
 	return errors.Join(failed...)
 }
 
-// followPods tells the agent and the ledger which pods are bound to this node. The first word is the complete set: only then may what
-// nobody wants any more be removed.
-func (n *node) followPods(ctx context.Context, q *queue, feeds int) error {
-	synced := false
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-q.wake:
-		}
-		if !synced && q.feeds() < feeds {
-			continue
-		}
-		for _, c := range q.take() {
-			if pod, ok := c.Object.(*corev1.Pod); ok {
-				n.take(pod, c.Gone, synced)
-			}
-		}
-		if !synced {
-			synced = true
-			all := n.boundPods()
-			n.ledger.SetRunning(all)
-			n.agent.Set(all)
-		}
-		q.applied()
-	}
-}
-
-// followShards follows the pods that may be this node's: what is bound to it has its name in it. The others, which are most of a cluster's
-// objects, are not even decoded.
-func (n *node) followShards(ctx context.Context, group *errgroup.Group, q *queue, shards []uint64) {
-	name := []byte(n.peer.self.Name)
-	for _, shard := range shards {
-		f := &feed{
-			host: n.peer.host, shard: shard, prefix: podPrefix, log: n.log, apply: q.from(shard, podPrefix),
-			may: func(value []byte) bool { return bytes.Contains(value, name) },
-		}
-		group.Go(func() error { return f.Run(ctx) })
-	}
-}
-
-// followContent tells the agent which ConfigMaps or Secrets of a shard change, so that mounted ones are brought up to date at once. Only
-// names matter here: Secrets are sealed, and the agent reads what it needs through the API. What is missed while a watch is opened anew
-// is caught by the agent's own periodic look.
-func (n *node) followContent(ctx context.Context, shard uint64, prefix, kind string) error {
-	for ctx.Err() == nil {
-		watch, err := n.peer.host.Watch(ctx, shard, consensus.WatchOptions{Prefix: prefix, Stay: true})
-		if err == nil {
-			for events := range watch.Events() {
-				for _, event := range events {
-					namespace, name := nameOf(event.Key, prefix)
-					n.agent.Changed(kind, namespace, name)
-				}
-			}
-			err = watch.Err()
-		}
-		if err != nil && ctx.Err() == nil {
-			n.log.Debug("following content failed, trying again", "kind", kind, "shard", shard, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(retryFeed):
-		}
-	}
-	return nil
-}
-
-func (n *node) take(pod *corev1.Pod, gone, tell bool) {
-	n.lock.Lock()
-	_, had := n.bound[pod.UID]
-	mine := pod.Spec.NodeName == n.peer.self.Name && !gone
-	if mine {
-		n.bound[pod.UID] = pod
-	} else {
-		delete(n.bound, pod.UID)
-	}
-	n.lock.Unlock()
-	switch {
-	case !tell:
-	case mine:
-		n.ledger.Upsert(pod)
-		n.agent.Upsert(pod)
-	case had:
-		if !bugs.On(bugs.KeepClaims) {
-			n.ledger.Remove(pod.UID)
-		}
-		n.agent.Remove(pod.UID)
-	}
-}
-
-func (n *node) boundPods() []*corev1.Pod {
-	n.lock.Lock()
-	defer n.lock.Unlock()
-	all := make([]*corev1.Pod, 0, len(n.bound))
-	for _, pod := range n.bound {
-		all = append(all, pod)
-	}
-	return all
-}
-
 // api is the client, once the API serves.
 func (n *node) api() (*kubernetes.Clientset, error) {
 	if client := n.client.Load(); client != nil {
 		return client, nil
 	}
 	return nil, errors.New("the API of this peer is starting")
-}
-
-// fence stops what must never run twice (D8).
-func (n *node) fence(ctx context.Context) {
-	n.takenSince = time.Time{}
-	ctx, cancel := context.WithTimeout(ctx, fenceGrace+time.Second)
-	defer cancel()
-	identity := func(pod *corev1.Pod) bool { return pods.NeedsIdentity(pod, n.claimModes) }
-	if err := n.agent.Fence(ctx, identity, fenceGrace); err != nil {
-		n.log.Error("pods that must not run twice are still running", "error", err)
-	}
-}
-
-// unfenceTimeout bounds one attempt to catch up.
-const unfenceTimeout = 2 * time.Second
-
-// unfence lets fenced pods run again, but not before this node has seen everything that was decided while it was cut off: a pod that was
-// replaced meanwhile must not start here on an old picture.
-func (n *node) unfence(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, unfenceTimeout)
-	defer cancel()
-	if err := n.taken(ctx); err != nil {
-		return err
-	}
-	for _, shard := range n.peer.dataShards() {
-		now, err := n.peer.host.Close(ctx, shard, n.peer.host.Now())
-		if err != nil {
-			return err
-		}
-		for n.followed.reached(shard, podPrefix) < now {
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("shard %d: %w", shard, ctx.Err())
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
-	}
-	for n.followed.waiting() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	n.agent.Unfence()
-	return nil
-}
-
-// takenFor is how long this node must have stood in the store as one that is not lost, before what must not run twice starts here again.
-// Leaders that saw it lost a moment ago have committed their evictions by then, or see it as it is.
-const takenFor = time.Second
-
-// taken tells, as an error, that others may still take this node for lost and replace its pods.
-func (n *node) taken(ctx context.Context) error {
-	kv, found, _, err := n.peer.host.Get(ctx, consensus.MetaShard, nodePrefix+n.peer.self.Name, consensus.Linearizable)
-	if err != nil {
-		return err
-	}
-	var stored object
-	if found {
-		if stored, err = decode(kv.Value, kv.Mod); err != nil {
-			return err
-		}
-	}
-	if self, ok := stored.(*corev1.Node); !ok || (&placement.Node{Object: self}).Lost() {
-		n.takenSince = time.Time{}
-		n.statusChanged()
-		return errors.New("the node still counts as lost")
-	}
-	if n.takenSince.IsZero() {
-		n.takenSince = time.Now()
-	}
-	if since := time.Since(n.takenSince); since < takenFor {
-		return fmt.Errorf("the node counts as lost no more since %s only", since.Round(time.Millisecond))
-	}
-	return nil
-}
-
-// claimModes is asked while this peer is cut off, so it must not ask anybody: any claim may be one of a single writer.
-func (n *node) claimModes(_, _ string) []corev1.PersistentVolumeAccessMode {
-	return []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
-}
-
-// dataShards are the numbers of the data shards that this peer knows of.
-func (p *Peer) dataShards() []uint64 {
-	var data []uint64
-	for _, shard := range p.host.Shards() {
-		if shard != consensus.MetaShard {
-			data = append(data, shard)
-		}
-	}
-	return data
 }

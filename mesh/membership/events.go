@@ -2,7 +2,6 @@ package membership
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"sync"
 
@@ -205,24 +204,4 @@ func decodeMember(s serf.Member) Member {
 		m.Status = Failed
 	}
 	return m
-}
-
-// admission decides who may become a member, whoever announces it: one who speaks the versions of memberlist's protocol and of serf's (its
-// delegate) that we speak.
-type admission struct{ protocol, delegate uint8 }
-
-// NotifyMerge refuses what no peer says of itself. One such member in the list would be passed on with it, and whoever joins would turn
-// away from the whole cluster: memberlist makes sure first that it speaks with all members, also with those that are dead. Messages
-// without versions memberlist refuses by itself when somebody is there to ask.
-func (a admission) NotifyMerge(members []*serf.Member) error {
-	for _, m := range members {
-		switch {
-		case m.Port == 0:
-			return fmt.Errorf("%q has no port", m.Name)
-		case m.ProtocolCur != a.protocol || m.ProtocolMin > a.protocol || m.ProtocolMax < a.protocol,
-			m.DelegateCur != a.delegate || m.DelegateMin > a.delegate || m.DelegateMax < a.delegate:
-			return fmt.Errorf("%q speaks versions %d and %d of the gossip, not %d and %d", m.Name, m.ProtocolCur, m.DelegateCur, a.protocol, a.delegate)
-		}
-	}
-	return nil
 }

@@ -19,7 +19,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -142,117 +141,6 @@ func (m *Membership) serfConfig(c Config, events chan<- serf.Event) *serf.Config
 	return s
 }
 
-// Join enters the cluster through any of addrs and returns at the first success; it retries by itself until ctx ends.
-// The remaining addresses are tried in the background, so that peers restarted all at once cannot end up as islands.
-// It returns ErrNameTaken (wrapped, with the other's ID) if a live peer uses our name. No addresses: nothing to do.
-func (m *Membership) Join(ctx context.Context, addrs []netip.AddrPort) error {
-	others := slices.DeleteFunc(slices.Clone(addrs), func(a netip.AddrPort) bool { return a == m.advertise })
-	if len(others) == 0 {
-		return nil
-	}
-	wait := retryFirst
-	for {
-		missed, err := m.tryJoin(ctx, others)
-		if len(missed) < len(others) {
-			go m.joinStrays(missed)
-			return m.checkName(ctx)
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("join through %v: %w", others, errors.Join(ctx.Err(), err))
-		}
-		m.logger.Info("no peer reached yet, trying again", "addresses", others, "err", err)
-		if !m.pause(ctx, wait) {
-			if ctx.Err() == nil {
-				return ErrClosed
-			}
-			return fmt.Errorf("join through %v: %w", others, errors.Join(ctx.Err(), err))
-		}
-		wait = min(2*wait, retryMost)
-	}
-}
-
-// tryJoin goes through addrs until one answers, and returns those that were not reached.
-func (m *Membership) tryJoin(ctx context.Context, addrs []netip.AddrPort) (missed []netip.AddrPort, err error) {
-	var errs []error
-	for i, addr := range addrs {
-		if ctx.Err() != nil {
-			return append(missed, addrs[i:]...), errors.Join(errs...)
-		}
-		if _, err := m.serf.Join([]string{addr.String()}, true); err != nil {
-			missed, errs = append(missed, addr), append(errs, err)
-			continue
-		}
-		return append(missed, addrs[i+1:]...), nil
-	}
-	return missed, errors.Join(errs...)
-}
-
-// joinStrays keeps trying addresses that no live member stands for.
-func (m *Membership) joinStrays(addrs []netip.AddrPort) {
-	ctx, cancel := context.WithTimeout(context.Background(), strayJoins)
-	defer cancel()
-	for m.pause(ctx, retryMost) {
-		addrs = slices.DeleteFunc(addrs, m.isAliveAt)
-		if len(addrs) == 0 {
-			return
-		}
-		for _, addr := range addrs {
-			if _, err := m.serf.Join([]string{addr.String()}, true); err != nil {
-				m.logger.Debug("peer address does not answer", "address", addr, "err", err)
-			}
-		}
-	}
-}
-
-// pause waits for d; false when ctx ended or the membership closed first.
-func (m *Membership) pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-m.serf.ShutdownCh():
-		return false
-	case <-timer.C:
-		return true
-	}
-}
-
-// checkName waits a moment for a namesake to be found dead: a machine that was wiped and joins anew meets its former self.
-func (m *Membership) checkName(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, nameGrace)
-	defer cancel()
-	for {
-		other, taken := m.namesake()
-		if !taken {
-			return nil
-		}
-		if !m.pause(ctx, gossipInterval) {
-			return fmt.Errorf("%w: %q is used by live peer %s at %s", ErrNameTaken, m.name, other.PeerID, other.Address)
-		}
-	}
-}
-
-func (m *Membership) namesake() (Member, bool) {
-	for _, s := range m.serf.Members() {
-		if other := decodeMember(s); other.Name == m.name && other.PeerID != m.id && other.Status == Alive {
-			return other, true
-		}
-	}
-	return Member{}, false
-}
-
-func (m *Membership) isAliveAt(addr netip.AddrPort) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, member := range m.members {
-		if member.Status == Alive && member.Address == addr {
-			return true
-		}
-	}
-	return false
-}
-
 // Members lists every known peer, this one included, sorted by peer ID.
 func (m *Membership) Members() []Member {
 	m.mu.Lock()
@@ -366,40 +254,3 @@ func (m *Membership) Shutdown() error {
 // Done is closed when gossip has stopped: after Leave or Shutdown, or because another peer owns our ID (a copied
 // data folder): serf lets the majority decide and stops the loser.
 func (m *Membership) Done() <-chan struct{} { return m.serf.ShutdownCh() }
-
-// Tags are what a peer says about itself. Encoded they must fit into 512 bytes: identity only, no state.
-type Tags struct {
-	Zone          string // topology.kubernetes.io/zone
-	Version       string // of the peer's program
-	WireGuardPort uint16 // UDP port of its tunnel
-	WireGuardKey  string // public key of its tunnel, base64
-}
-
-const (
-	tagName, tagZone, tagVersion      = "name", "zone", "version"
-	tagWireGuardPort, tagWireGuardKey = "wgport", "wgkey"
-)
-
-func (t Tags) encode(name string) map[string]string {
-	tags := map[string]string{tagName: name}
-	for key, value := range map[string]string{tagZone: t.Zone, tagVersion: t.Version, tagWireGuardKey: t.WireGuardKey} {
-		if value != "" {
-			tags[key] = value
-		}
-	}
-	if t.WireGuardPort != 0 {
-		tags[tagWireGuardPort] = strconv.Itoa(int(t.WireGuardPort))
-	}
-	return tags
-}
-
-func decodeTags(tags map[string]string) Tags {
-	port, err := strconv.ParseUint(tags[tagWireGuardPort], 10, 16)
-	if err != nil { // absent, or from a program that means something else by it
-		port = 0
-	}
-	return Tags{
-		Zone: tags[tagZone], Version: tags[tagVersion],
-		WireGuardPort: uint16(port), WireGuardKey: tags[tagWireGuardKey],
-	}
-}

@@ -4,14 +4,10 @@ package podstest
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -72,15 +68,6 @@ func NewEngine(images ...string) *Engine {
 	return e
 }
 
-func digest(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:])
-}
-
-func imageOf(ref string) pods.Image {
-	return pods.Image{ID: "sha256:" + digest(ref), Names: []string{ref}, Digests: []string{ref + "@sha256:" + digest("manifest "+ref)}, Size: 1 << 20}
-}
-
 // enter records a call and waits the latency. Its error is that of an Engine that does not answer.
 func (e *Engine) enter(ctx context.Context, call string) error {
 	e.mu.Lock()
@@ -98,48 +85,6 @@ func (e *Engine) enter(ctx context.Context, call string) error {
 		return pods.ErrUnavailable
 	}
 	return ctx.Err()
-}
-
-// Calls returns every verb called so far, as "verb subject".
-func (e *Engine) Calls() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Clone(e.calls)
-}
-
-// SetDown makes every verb fail with ErrUnavailable, or work again, with a resync.
-func (e *Engine) SetDown(down bool) {
-	e.mu.Lock()
-	e.down = down
-	e.mu.Unlock()
-	if !down {
-		e.events <- pods.Event{Kind: pods.EventResync}
-	}
-}
-
-// Exit ends a running container from outside, as a crash would. quiet loses the event, as a runtime that was down would.
-func (e *Engine) Exit(podUID, name string, code int, quiet bool) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, c := range e.containers {
-		if c.spec.PodUID == podUID && c.spec.Name == name && c.state.Status == pods.StatusRunning {
-			e.exit(c, code, quiet)
-			return true
-		}
-	}
-	return false
-}
-
-// Crash forgets everything at once, as a restart of the host does.
-func (e *Engine) Crash() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, c := range e.containers {
-		if c.state.Status == pods.StatusRunning {
-			e.exit(c, 255, true)
-		}
-	}
-	e.containers, e.sandboxes = map[string]*container{}, map[string]pods.Sandbox{}
 }
 
 // exit ends a container; e.mu is held.
@@ -177,27 +122,6 @@ func (e *Engine) List(ctx context.Context) (pods.Inventory, error) {
 		out.Containers = append(out.Containers, e.containers[id].state)
 	}
 	return out, nil
-}
-
-// Running returns "pod/container" of everything that runs, sorted.
-func (e *Engine) Running() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var out []string
-	for _, c := range e.containers {
-		if c.state.Status == pods.StatusRunning {
-			out = append(out, c.spec.PodName+"/"+c.spec.Name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// Empty reports whether nothing is left.
-func (e *Engine) Empty() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.sandboxes) == 0 && len(e.containers) == 0
 }
 
 // CreateSandbox implements pods.Sandboxes.
@@ -384,90 +308,6 @@ func (e *Engine) Update(ctx context.Context, id string, r pods.Resources) error 
 	return nil
 }
 
-// Spec returns what a container was made from.
-func (e *Engine) Spec(id string) (pods.ContainerSpec, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	c, have := e.containers[id]
-	if !have {
-		return pods.ContainerSpec{}, false
-	}
-	return c.spec, true
-}
-
-// Image implements pods.Images.
-func (e *Engine) Image(ctx context.Context, ref string) (pods.Image, error) {
-	if err := e.enter(ctx, "image "+ref); err != nil {
-		return pods.Image{}, err
-	}
-	if strings.ToLower(ref) != ref || ref == "" {
-		return pods.Image{}, fmt.Errorf("%q: %w", ref, pods.ErrImageInvalid)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	image, have := e.images[ref]
-	if !have {
-		return pods.Image{}, fmt.Errorf("%q: %w", ref, pods.ErrImageNotFound)
-	}
-	return image, nil
-}
-
-// Pull implements pods.Images.
-func (e *Engine) Pull(ctx context.Context, ref string, _ []pods.Auth, _ func(pods.Progress)) (pods.Image, error) {
-	if err := e.enter(ctx, "pull "+ref); err != nil {
-		return pods.Image{}, err
-	}
-	if e.PullErr != nil {
-		if err := e.PullErr(ref); err != nil {
-			return pods.Image{}, err
-		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.images[ref] = imageOf(ref)
-	return e.images[ref], nil
-}
-
-// Import implements pods.Images: the tarball's text is the reference.
-func (e *Engine) Import(ctx context.Context, tarball io.Reader) ([]pods.Image, error) {
-	if err := e.enter(ctx, "import"); err != nil {
-		return nil, err
-	}
-	text, err := io.ReadAll(tarball)
-	if err != nil {
-		return nil, fmt.Errorf("read tarball: %w", err)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.images[string(text)] = imageOf(string(text))
-	return []pods.Image{e.images[string(text)]}, nil
-}
-
-// ListImages implements pods.Images.
-func (e *Engine) ListImages(ctx context.Context) ([]pods.Image, error) {
-	if err := e.enter(ctx, "images"); err != nil {
-		return nil, err
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var out []pods.Image
-	for _, ref := range slices.Sorted(maps.Keys(e.images)) {
-		out = append(out, e.images[ref])
-	}
-	return out, nil
-}
-
-// RemoveImage implements pods.Images.
-func (e *Engine) RemoveImage(ctx context.Context, ref string) error {
-	if err := e.enter(ctx, "remove-image "+ref); err != nil {
-		return err
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.images, ref)
-	return nil
-}
-
 // Info implements pods.Engine.
 func (e *Engine) Info(ctx context.Context) (pods.Info, error) {
 	if err := e.enter(ctx, "info"); err != nil {
@@ -478,27 +318,3 @@ func (e *Engine) Info(ctx context.Context) (pods.Info, error) {
 
 // MemoryRoom implements pods.Engine.
 func (e *Engine) MemoryRoom() (pods.MemoryRoom, error) { return e.Memory, nil }
-
-// ExitPod ends all containers of a pod from outside, as a watchdog does.
-func (e *Engine) ExitPod(podUID string, code int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, c := range e.containers {
-		if c.spec.PodUID == podUID && c.state.Status == pods.StatusRunning {
-			e.exit(c, code, false)
-		}
-	}
-}
-
-// RunningPods returns the UIDs of pods of which anything runs, sorted.
-func (e *Engine) RunningPods() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	uids := map[string]bool{}
-	for _, c := range e.containers {
-		if c.state.Status == pods.StatusRunning {
-			uids[c.spec.PodUID] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(uids))
-}
