@@ -107,13 +107,15 @@ func (d *disk) read() ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// write replaces the file so that a crash leaves the old or the new one.
-func (d *disk) write(s diskState) error {
-	b, err := json.MarshalIndent(s, "", "  ")
+func (d *disk) write(s diskState) error { return d.replace(diskFile, s) }
+
+// replace writes a file anew, as JSON, so that a crash leaves the old or the new one.
+func (d *disk) replace(name string, content any) error {
+	b, err := json.MarshalIndent(content, "", "  ")
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(d.dir, diskFile)
+	path := filepath.Join(d.dir, name)
 	if err := d.writeSynced(path+".new", append(b, '\n')); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

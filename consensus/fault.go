@@ -79,6 +79,10 @@ const faultsFile = "faults.json"
 func (d *disk) faults() []Fault {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.readFaults()
+}
+
+func (d *disk) readFaults() []Fault {
 	f, err := d.fs.Open(filepath.Join(d.dir, faultsFile))
 	if err != nil {
 		return nil
@@ -92,24 +96,12 @@ func (d *disk) faults() []Fault {
 	return all
 }
 
-// note adds a fault to the file.
+// note adds a fault to the file. The mutex is held over it all: two shards may have faults at once, and none may be lost.
 func (d *disk) note(f Fault) error {
-	all := append(d.faults(), f)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.writeFaults(all[max(0, len(all)-faultsKept):])
-}
-
-func (d *disk) writeFaults(all []Fault) error {
-	b, err := json.MarshalIndent(all, "", "  ")
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(d.dir, faultsFile)
-	if err := d.writeSynced(path+".new", append(b, '\n')); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return d.fs.Rename(path+".new", path)
+	all := append(d.readFaults(), f)
+	return d.replace(faultsFile, all[max(0, len(all)-faultsKept):])
 }
 
 // lately counts the faults of a replica that count towards its quarantine.

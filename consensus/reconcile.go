@@ -79,10 +79,10 @@ func (h *Host) reconcileShard(ctx context.Context, a shardmap.Assignment) error 
 			continue
 		}
 		// Its group may need it to agree on the very change that removes it.
-		stopped := h.keepRunning(d)
+		started := h.keepRunning(d)
 		gone, err := h.purgeIfRemoved(ctx, d)
 		if err != nil || !gone {
-			return errors.Join(stopped, err)
+			return errors.Join(started, err)
 		}
 	}
 	if !wanted {

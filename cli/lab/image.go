@@ -61,8 +61,13 @@ func webImage(binary string) (v1.Image, error) {
 	if err := archive.Close(); err != nil {
 		return nil, err
 	}
+	return imageOf(files.Bytes(), v1.Config{Entrypoint: []string{"/web"}, User: "65532:65532"})
+}
+
+// imageOf is an image of one layer, a tar archive, for this machine's processor.
+func imageOf(archive []byte, how v1.Config) (v1.Image, error) {
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(files.Bytes())), nil
+		return io.NopCloser(bytes.NewReader(archive)), nil
 	})
 	if err != nil {
 		return nil, err
@@ -77,6 +82,6 @@ func webImage(binary string) (v1.Image, error) {
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", runtime.GOARCH
-	config.Config = v1.Config{Entrypoint: []string{"/web"}, User: "65532:65532"}
+	config.Config = how
 	return mutate.ConfigFile(image, config)
 }

@@ -69,23 +69,36 @@ func (s *Storage) closeAll(ctx context.Context, shards []uint64, rev store.Revis
 }
 
 // cuts says that a revision, which the shards have passed, lies among the changes of
-// one transaction of any of them, or that this cannot be found out.
+// one transaction of any of them, or that this cannot be found out. Shards that are not
+// here are asked all at once; a copy that has passed the revision answers without asking
+// its group, because what is past does not change any more.
 func (s *Storage) cuts(ctx context.Context, shards []uint64, rev store.Revision) bool {
+	var elsewhere []uint64
 	for _, shard := range shards {
-		if view, here := s.host.Local(shard); here && merge.ClosedThrough(view.Revision()) >= rev {
-			if view.Whole(rev) > rev {
-				return true
-			}
-			continue
-		}
-		at := merge.OnShard(shard, rev)
-		result, err := s.list(ctx, shard, consensus.ListOptions{Prefix: s.keys.root(), CountOnly: true, At: at}, consensus.Linearizable)
-		if err != nil || result.Whole > at {
+		view, here := s.host.Local(shard)
+		switch {
+		case !here || merge.ClosedThrough(view.Revision()) < rev:
+			elsewhere = append(elsewhere, shard)
+		case view.Whole(rev) > rev:
 			return true
 		}
 	}
-	return false
+	group, ctx := errgroup.WithContext(ctx)
+	for _, shard := range elsewhere {
+		group.Go(func() error {
+			at := merge.OnShard(shard, rev)
+			result, err := s.list(ctx, shard, consensus.ListOptions{Prefix: s.keys.root(), CountOnly: true, At: at}, consensus.Linearizable)
+			if err == nil && result.Whole > at {
+				err = errCut
+			}
+			return err
+		})
+	}
+	return group.Wait() != nil
 }
+
+// errCut ends the asking of cuts.
+var errCut = errors.New("the revision lies inside of a transaction")
 
 // wanted is what a list's options ask for.
 type wanted struct {
