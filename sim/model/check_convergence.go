@@ -127,7 +127,7 @@ func (m *Model) wanted(w Workload) int {
 	return int(max(set.Status.DesiredNumberScheduled, set.Status.CurrentNumberScheduled) + set.Status.NumberMisscheduled)
 }
 
-// lostNode tells whether the store holds a node for lost.
+// lostNode tells whether the store holds a node for lost, or has none of that name.
 func (m *Model) lostNode(name string) bool {
 	stored, ok := m.shards[0].objects[kinds[0].prefix+name].(*corev1.Node)
 	return !ok || (&placement.Node{Object: stored}).Lost()

@@ -128,22 +128,25 @@ func (c *client) write(s *shard, op history.Operation) {
 		Ops:        []store.Op{{Key: op.Key, Value: []byte(op.Value), Delete: op.Kind == history.Delete}},
 	}
 	c.model.proposeTransaction(c.at, s, tx, nil, func(result store.Result, err error) {
-		end(func(o *history.Operation) {
-			delete(c.known, op.Key)
-			switch {
-			case err == errUnknown:
-				o.Error = err.Error()
-			case err != nil:
-				o.Outcome, o.Failure, o.Error = history.Failed, history.Refused, err.Error()
-			case !result.OK:
-				o.Outcome, o.Failure = history.Failed, c.refusal(op, result)
-			case op.Kind == history.Delete:
-				o.Outcome, o.Deleted = history.OK, was.UID
-			default:
-				c.wroteObject(s, o, was.UID, result.Revisions[0])
-			}
-		})
+		end(func(o *history.Operation) { c.heard(s, o, was.UID, 0, result, err) })
 	})
+}
+
+// heard notes what came of a change, the n-th of its transaction, of an object that had a UID before.
+func (c *client) heard(s *shard, o *history.Operation, uid string, n int, result store.Result, err error) {
+	delete(c.known, o.Key)
+	switch {
+	case err == errUnknown:
+		o.Error = err.Error()
+	case err != nil:
+		o.Outcome, o.Failure, o.Error = history.Failed, history.Refused, err.Error()
+	case !result.OK:
+		o.Outcome, o.Failure = history.Failed, c.refusal(*o, result)
+	case o.Kind == history.Delete:
+		o.Outcome, o.Deleted = history.OK, uid
+	default:
+		c.wroteObject(s, o, uid, result.Revisions[n])
+	}
 }
 
 // writeAll makes guarded changes of all of a shard's keys in one transaction.
@@ -166,17 +169,8 @@ func (c *client) writeAll(s *shard) {
 		end(func(begun []history.Operation) {
 			var revisions []int64
 			for i := range begun {
-				o := &begun[i]
-				delete(c.known, o.Key)
-				switch {
-				case err == errUnknown:
-					o.Error = err.Error()
-				case err != nil:
-					o.Outcome, o.Failure, o.Error = history.Failed, history.Refused, err.Error()
-				case !result.OK:
-					o.Outcome, o.Failure = history.Failed, c.refusal(*o, result)
-				default:
-					c.wroteObject(s, o, known[o.Key].UID, result.Revisions[i])
+				c.heard(s, &begun[i], known[begun[i].Key].UID, i, result, err)
+				if begun[i].Outcome == history.OK {
 					revisions = append(revisions, int64(result.Revisions[i]))
 				}
 			}

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/placement"
@@ -161,8 +160,7 @@ func (m *Model) standing(by *node, name string) (stands, known bool) {
 	if meta.leads == nil || !m.reaches(by, meta.leads.node) {
 		return false, false
 	}
-	stored, ok := meta.objects[kinds[0].prefix+name].(*corev1.Node)
-	return ok && !(&placement.Node{Object: stored}).Lost(), true
+	return !m.lostNode(name), true
 }
 
 // claim asks every chosen node, all at once, and goes on when all have answered or were waited for long enough.

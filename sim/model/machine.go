@@ -26,7 +26,7 @@ type wallClock struct {
 	misledUntil time.Duration
 }
 
-// ahead is how far the clock is really ahead.
+// real is how far the clock is really ahead.
 func (c *wallClock) real(now time.Duration) time.Duration {
 	return c.offset + time.Duration(c.rate*float64(now-c.since))
 }

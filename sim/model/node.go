@@ -238,7 +238,7 @@ func (n *node) upsert(pod *corev1.Pod) {
 	}
 }
 
-// identity is the rule of peer/node.go: no claims are asked for, the model has no volumes.
+// identity is the rule of peer/nodefence.go: no claims are asked for, the model has no volumes.
 func identity(pod *corev1.Pod) bool { return pods.NeedsIdentity(pod, nil) }
 
 func (n *node) start(pod *corev1.Pod) {
@@ -459,7 +459,7 @@ func (m *Model) lateness() time.Duration {
 	return 0
 }
 
-// takenFor is that of peer/node.go.
+// takenFor is that of peer/nodefence.go.
 const takenFor = time.Second
 
 // taken tells whether the node has stood in the store for long enough as one that is not lost.

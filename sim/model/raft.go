@@ -339,8 +339,8 @@ func (r *replica) onAppend(from *replica, term, prev, prevTerm uint64, entries [
 		if r.term != term || r.last() < through {
 			return
 		}
-		r.learn(min(commit, through))
 		knows := min(commit, through)
+		r.learn(knows)
 		r.model.send(r.node, from.node, "ack", func() { from.onAck(r.id, term, through, knows) })
 	})
 }
