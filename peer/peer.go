@@ -55,10 +55,11 @@ type Peer struct {
 	left      left
 	nodes     *nodeClient
 	leading   leading
-	leave     context.CancelFunc
-	serving   atomic.Bool // node and API are there
-	gone      atomic.Bool // left the cluster
-	again     atomic.Bool // to be started anew
+	shutDown  context.CancelFunc // ends the peer as its caller's ctx does: it hands over first
+	leave     context.CancelFunc // ends it at once
+	serving   atomic.Bool        // node and API are there
+	gone      atomic.Bool        // left the cluster
+	again     atomic.Bool        // to be started anew
 }
 
 // ErrRestart is what Run returns when the peer has ended in order to be started anew with the same arguments: a recovery of shards is
@@ -91,7 +92,9 @@ func Run(ctx context.Context, cfg Config) error {
 // run keeps two circles: the inner one, made of everything that decides and serves, ends first and leaves the store and the port to the
 // outer one. Before either ends, leadership is handed over.
 func (p *Peer) run(ctx context.Context, socket net.Listener) error {
-	asked := ctx
+	asked, shutDown := context.WithCancel(ctx)
+	defer shutDown()
+	p.shutDown = shutDown
 	ctx, p.leave = context.WithCancel(context.WithoutCancel(asked))
 	defer p.leave()
 	defer context.AfterFunc(asked, func() {

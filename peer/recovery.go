@@ -57,10 +57,7 @@ func (p *Peer) recover(ctx context.Context, shards []uint64, progress func(strin
 	}
 	progress("the peer restarts now; its pods run on, and the shards are back a few seconds later (peer status)")
 	p.again.Store(true)
-	go func() { // the caller need not wait for the handing over
-		p.stepDown()
-		p.leave()
-	}()
+	p.shutDown() // the caller need not wait for the handing over
 	return nil
 }
 

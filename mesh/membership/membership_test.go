@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/serf/serf"
+
+	"shoal/internal/polling"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -86,12 +88,12 @@ func open(
 func within(t *testing.T, d time.Duration, what string, ok func() bool) time.Duration {
 	t.Helper()
 	started := time.Now()
-	for !ok() {
-		if time.Since(started) > d {
-			t.Fatalf("not within %s: %s", d, what)
+	polling.Until(t, 5*time.Millisecond, d, what, func(context.Context) error {
+		if !ok() {
+			return errors.New("it is not so")
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return nil
+	})
 	return time.Since(started)
 }
 
