@@ -16,7 +16,7 @@ import (
 
 // cluster is four peers: three with a vote in every shard, of which the first leads
 // all of them, and one without a replica.
-type cluster struct{ leader, follower, without *consensus.Host }
+type cluster struct{ leader, follower, third, without *consensus.Host }
 
 // newCluster opens a cluster with the data shards of severalShards.
 func newCluster(t *testing.T, history store.Limits) cluster {
@@ -32,7 +32,7 @@ func newCluster(t *testing.T, history store.Limits) cluster {
 	c := cluster{leader: open("peer-a")}
 	consensustest.Found(t, c.leader)
 	c.follower = open("peer-b")
-	open("peer-c")
+	c.third = open("peer-c")
 	c.without = open("peer-d")
 	var placing sync.WaitGroup
 	for shard := range uint64(severalShards.shards + 1) {
@@ -49,7 +49,8 @@ func newCluster(t *testing.T, history store.Limits) cluster {
 // settle waits until each kind of peer is what it is called.
 func (c cluster) settle(t *testing.T) {
 	t.Helper()
-	polling.Until(t, 10*time.Millisecond, 20*time.Second, "one leads and one follows in every shard", func(context.Context) error {
+	polling.Until(t, 10*time.Millisecond, 20*time.Second, "one leads and one follows in every shard", func(ctx context.Context) error {
+		c.giveBack(ctx)
 		leads := true
 		for _, status := range c.leader.Status() {
 			leads = leads && status.Leading
@@ -68,6 +69,19 @@ func (c cluster) settle(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// giveBack hands shards to the leader that others lead: on a busy machine an election may have come between, and nobody else would.
+func (c cluster) giveBack(ctx context.Context) {
+	for _, host := range []*consensus.Host{c.follower, c.third} {
+		for _, status := range host.Status() {
+			if status.Leading {
+				bounded, cancel := context.WithTimeout(ctx, time.Second)
+				_ = host.TransferLeadership(bounded, status.Shard, "peer-a") // what is lost is asked for again
+				cancel()
+			}
+		}
+	}
 }
 
 // place is where a test stands: a peer, and how namespaces are laid out over shards.
