@@ -23,8 +23,9 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 	table := &renewals{}
 	table.renew("heard", now.Add(-100*time.Millisecond), 0, nil)
 	table.renew("early", now.Add(-10*time.Second), 0, nil) // in an earlier term of this peer
+	const leads = lease.HeardWithin + time.Millisecond // whoever lives would have been heard by now, so gossip is believed
 	m := &meta{
-		renewals: table, repair: repair.Defaults(), view: view, since: now.Add(-time.Second),
+		renewals: table, repair: repair.Defaults(), view: view, since: now.Add(-leads),
 		failed: func() map[string]bool { return map[string]bool{"failed": true, "restarting": true} },
 	}
 	leases := m.leases(now, map[string]bool{"restarting": true})
@@ -33,7 +34,7 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 		t.Errorf("a renewed lease is %s old", age("heard"))
 	}
 	for _, name := range []string{"silent", "early"} {
-		if age(name) != time.Second-lease.TakeoverGrace {
+		if age(name) != leads-lease.TakeoverGrace {
 			t.Errorf("%s counts as heard %s ago, want the grace since this leader took over", name, age(name))
 		}
 	}
@@ -42,6 +43,10 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 	}
 	if age("failed") <= m.repair.LeaseTimeout {
 		t.Errorf("a node that gossip gave up on counts as heard %s ago", age("failed"))
+	}
+	m.since = now.Add(-lease.HeardWithin)
+	if early := now.Sub(m.leases(now, nil)["failed"]); early > m.repair.LeaseTimeout {
+		t.Errorf("while others are waited for, a node that gossip gave up on counts as heard %s ago", early)
 	}
 }
 
