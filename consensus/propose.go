@@ -131,6 +131,9 @@ func (h *Host) proposeHere(ctx context.Context, r *replica, cmd []byte) (store.R
 		}
 		return store.Result{}, &tryAgain{cause: err}
 	}
+	// dragonboat's own timeout needs its workers, which may wait for a disk that hangs.
+	late := time.NewTimer(writeAttempt + answerSlack)
+	defer late.Stop()
 	for {
 		select {
 		case out := <-request.ResultC():
@@ -146,6 +149,8 @@ func (h *Host) proposeHere(ctx context.Context, r *replica, cmd []byte) (store.R
 			}
 		case <-ctx.Done():
 			return store.Result{}, &tryAgain{cause: ctx.Err(), uncertain: true}
+		case <-late.C:
+			return store.Result{}, &tryAgain{cause: dragonboat.ErrTimeout, uncertain: true}
 		case <-h.ctx.Done():
 			return store.Result{}, &tryAgain{cause: ErrClosed, uncertain: true}
 		}
