@@ -39,6 +39,9 @@ func (s *Scenario) Text() string {
 		fmt.Fprintf(&b, "%s %s replicas %d cpu %s memory %s\n", kind, w.Name, w.Replicas,
 			quantity(w.Requests, corev1.ResourceCPU), quantity(w.Requests, corev1.ResourceMemory))
 	}
+	if c.Operators {
+		b.WriteString("operators\n")
+	}
 	faults := slices.Clone(c.Faults)
 	slices.SortStableFunc(faults, func(a, b model.Fault) int { return int(a.At - b.At) })
 	for _, f := range faults {

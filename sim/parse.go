@@ -19,8 +19,9 @@ const (
 	formShards    = "shards NUMBER"
 	formWorkload  = "deployment|statefulset NAME replicas NUMBER cpu QUANTITY memory QUANTITY"
 	formRandom    = "random NUMBER faults from DURATION until DURATION"
+	formOperators = "operators"
 	formRun       = "run DURATION"
-	formDirective = "seed, nodes, shards, deployment, statefulset, job, workloads, at, from, random, run or expect"
+	formDirective = "seed, nodes, shards, deployment, statefulset, job, workloads, operators, at, from, random, run or expect"
 )
 
 // parser is what is known while a text is read.
@@ -61,6 +62,7 @@ func (p *parser) take(text string) error {
 		"workloads":   {formManifests, p.takeManifests},
 		"at":          {formAt, p.takeAt},
 		"from":        {formEvery, p.takeEvery},
+		"operators":   {formOperators, func(*reader) { p.scenario.Config.Operators = true }},
 		"random":      {formRandom, p.takeRandom},
 		"run":         {formRun, func(r *reader) { p.scenario.Config.Length, p.runLine = r.duration(time.Second), p.line }},
 		"expect":      {formExpect, func(r *reader) { p.takeExpectation(r, text) }},
@@ -78,7 +80,7 @@ func (p *parser) take(text string) error {
 	}
 	r.form = directive.form
 	switch name := all[0].text; name {
-	case "seed", "nodes", "shards", "random", "run":
+	case "seed", "nodes", "shards", "operators", "random", "run":
 		if before := p.seen[name]; before != 0 {
 			r.fail("line %d says it already", before)
 			return r.err

@@ -42,7 +42,7 @@ func Random(seed uint64, peers int, length time.Duration) (*Scenario, error) {
 			{Name: "db", Stateful: true, Replicas: 3, Requests: requests("500m", "1Gi")},
 		},
 		Random: model.Swarm{Faults: min(max(faults, 1), mostFaults), From: quietBefore, Until: length - quietAfter},
-		Length: length,
+		Length: length, Operators: true,
 	}}
 	return s, s.Expect("expect ready within 40s")
 }

@@ -241,6 +241,9 @@ func (k *shrinker) begin() {
 }
 
 func (k *shrinker) leaveOutWorkloads() {
+	if k.best.Scenario.Config.Operators {
+		k.try(func(c *model.Config) { c.Operators = false })
+	}
 	for i := len(k.best.Scenario.Config.Workloads) - 1; i >= 0; i-- {
 		if k.try(func(c *model.Config) { c.Workloads = slices.Delete(c.Workloads, i, i+1) }) {
 			continue

@@ -24,5 +24,6 @@ const (
 	bugRestartKills    = "a peer that starts again ends what ran before"
 	bugReadyUnheard    = "a node calls itself ready although its lease is not renewed"
 	bugEvictUnread     = "a leader evicts from a node without reading whether it is still lost"
+	bugActsOnEvents    = "an operator acts on what events tell it, not on what is there"
 	bugAnyClock        = "a peer whose clock is far off stamps revisions"
 )

@@ -35,6 +35,7 @@ var deliberateBugs = []struct {
 	{bugEverythingFits, checkerCapacity, 1, tooSmall},
 	{bugEndpointsKept, checkerVIP, 1, oneDies},
 	{bugNoEvictions, checkerConvergence, 1, oneDies},
+	{bugActsOnEvents, checkerOperators, 1, operated},
 	{bugNoBrake, checkerBrake, 1, zoneCut},
 }
 
@@ -80,6 +81,12 @@ func storeUnder(kinds ...FaultKind) func(*Config) {
 		faultsOf(kinds...)(c)
 		c.Workloads = nil
 	}
+}
+
+// operated is a cluster without pods in which operators work under faults.
+func operated(c *Config) {
+	storeUnder(Crash, Cut, Lose)(c)
+	c.Operators, c.Length = true, 130*time.Second
 }
 
 func oneDies(c *Config) { c.Faults = []Fault{{At: 20 * time.Second, Kind: Crash, Target: "n8"}} }

@@ -24,6 +24,7 @@ const (
 	checkerClock       = "clock"       // no revision is far ahead of time
 	checkerCalm        = "calm"        // nobody fights over whether a node is ready
 	checkerRevisions   = "revisions"   // no client sees a revision go back
+	checkerOperators   = "operators"   // users' controllers come to the same end, however they are disturbed
 	checkerBrake       = "brake"       // nobody is evicted while most of a zone looks lost
 )
 
@@ -53,6 +54,7 @@ type checks struct {
 	restarts    restartsCheck
 	state       stateCheck
 	calm        calmCheck
+	operators   operatorsCheck
 }
 
 func newChecks(m *Model) checks {
@@ -165,6 +167,7 @@ func (m *Model) finish() {
 	m.checks.convergence.finish(m)
 	m.checks.replicas.finish(m)
 	m.checks.clients.finish(m)
+	m.checks.operators.finish(m)
 	m.checks.state.finish(m)
 	m.note("done: %d steps, %d evictions, %d elections, %d violations", m.outcome.Steps, m.outcome.Evictions, m.outcome.Elections, len(m.outcome.Violations))
 }

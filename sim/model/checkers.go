@@ -16,6 +16,7 @@ var Checkers = []struct{ Name, Holds string }{
 	{checkerFencing, "a machine that is cut off has stopped in time what must not run twice"},
 	{checkerRestarts, "no container is ended because a peer or a copy of a shard failed"},
 	{checkerState, "at the end nothing was made twice and nothing is left over"},
+	{checkerOperators, "users' operators that crash between two writes, miss events or read what is old end like one that nothing disturbs"},
 	{checkerClock, "no revision is far ahead of time"},
 	{checkerCalm, "nobody fights over whether a node is ready"},
 	{checkerRevisions, "no client sees a revision go back"},

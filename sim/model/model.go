@@ -52,6 +52,8 @@ type Config struct {
 	Random Swarm
 	// NoClients leaves out the few clients that read, write and watch, and with them the checkers of what they are told.
 	NoClients bool
+	// Operators adds a few operators, each disturbed in a way of its own, and with them the checker of how they end.
+	Operators bool
 	// Length of the run, in virtual time.
 	Length time.Duration
 	// ReadyWithin bounds the time from the end of the last fault until everything is as desired; 0 demands nothing.
@@ -249,6 +251,7 @@ func newModel(cfg Config) (*Model, error) {
 	}
 	m.after(checkEvery, "check", m.check)
 	m.checks.clients.begin(m)
+	m.checks.operators.begin(m)
 	return m, nil
 }
 

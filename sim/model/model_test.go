@@ -82,7 +82,7 @@ func TestRandomFaults(t *testing.T) {
 	for seed := from; seed <= to; seed++ {
 		var trace strings.Builder
 		cfg := swarm(seed)
-		cfg.Trace = &trace
+		cfg.Trace, cfg.Operators = &trace, true
 		outcome, err := Run(cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -259,15 +259,16 @@ func (r *replica) replicate(id uint64) {
 	}
 	// Only what this leader has applied itself: nobody is ever ahead of it, so reads and turns may trust its state.
 	p.inflight, p.sent = true, r.model.now
-	term := r.term
+	p.message++
+	term, message := r.term, p.message
 	if p.next <= r.base {
 		s := r.snapshot()
-		r.model.send(r.node, other.node, "snapshot", func() { other.onSnapshot(r, term, s) })
+		r.model.send(r.node, other.node, "snapshot", func() { other.onSnapshot(r, term, message, s) })
 	} else {
 		prev := p.next - 1
 		prevTerm, commit := r.termAt(prev), r.applied
 		entries := r.log[prev-r.base : min(uint64(len(r.log)), prev-r.base+entriesAtOnce)]
-		r.model.send(r.node, other.node, "append", func() { other.onAppend(r, term, prev, prevTerm, entries, commit) })
+		r.model.send(r.node, other.node, "append", func() { other.onAppend(r, term, message, prev, prevTerm, entries, commit) })
 	}
 	r.tick()
 }
@@ -312,7 +313,7 @@ func (r *replica) follows(from *replica, term uint64) bool {
 }
 
 // onAppend takes a leader's entries in.
-func (r *replica) onAppend(from *replica, term, prev, prevTerm uint64, entries []*entry, commit uint64) {
+func (r *replica) onAppend(from *replica, term, message, prev, prevTerm uint64, entries []*entry, commit uint64) {
 	if !r.follows(from, term) {
 		return
 	}
@@ -341,7 +342,7 @@ func (r *replica) onAppend(from *replica, term, prev, prevTerm uint64, entries [
 		}
 		knows := min(commit, through)
 		r.learn(knows)
-		r.model.send(r.node, from.node, "ack", func() { from.onAck(r.id, term, through, knows) })
+		r.model.send(r.node, from.node, "ack", func() { from.onAck(r.id, term, message, through, knows) })
 	})
 }
 
@@ -355,7 +356,7 @@ func (r *replica) truncate(index uint64) {
 	r.synced = min(r.synced, index-1)
 }
 
-func (r *replica) onSnapshot(from *replica, term uint64, s snapshot) {
+func (r *replica) onSnapshot(from *replica, term, message uint64, s snapshot) {
 	if !r.follows(from, term) {
 		return
 	}
@@ -366,7 +367,7 @@ func (r *replica) onSnapshot(from *replica, term uint64, s snapshot) {
 		r.restore(s)
 	}
 	r.sync(func() {
-		r.model.send(r.node, from.node, "ack", func() { from.onAck(r.id, term, s.index, s.index) })
+		r.model.send(r.node, from.node, "ack", func() { from.onAck(r.id, term, message, s.index, s.index) })
 	})
 }
 
@@ -379,13 +380,16 @@ func (r *replica) onReject(id, term, prev, hint uint64) {
 	r.replicate(id)
 }
 
-// onAck takes in how far another replica's log agrees with this one's, and what it knows to be committed of that.
-func (r *replica) onAck(id, term, match, commit uint64) {
+// onAck takes in how far another replica's log agrees with this one's, and what it knows to be committed of that. Only the answer to the newest
+// message makes way for the next one: if every copy of an answer did, a network that doubles messages would have ever more of them under way.
+func (r *replica) onAck(id, term, message, match, commit uint64) {
 	p := r.progress[id]
 	if r.gone || r.role != leading || r.term != term || p == nil {
 		return
 	}
-	p.inflight = false
+	if message == p.message {
+		p.inflight = false
+	}
 	if match > p.match {
 		p.match = match
 	}

@@ -73,7 +73,8 @@ type progress struct {
 	match, next uint64
 	commit      uint64 // that it is known to have been told
 	sent        time.Duration
-	inflight    bool
+	message     uint64 // the newest that was sent, counted
+	inflight    bool   // it was not answered yet
 }
 
 // waiter is a request whose entry is under way.
