@@ -290,3 +290,24 @@ spec:
         readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}
 `, name, replicas, testImage, answer)
 }
+
+// stateful is the manifest of a StatefulSet with its headless Service, up to the middle of its pods' spec: what follows is indented by six.
+func stateful(name string, replicas int) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: %[1]s}
+spec: {clusterIP: None, selector: {app: %[1]s}, ports: [{name: http, port: 8080}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: %[1]s}
+spec:
+  serviceName: %[1]s
+  replicas: %[2]d
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata: {labels: {app: %[1]s}}
+    spec:
+      terminationGracePeriodSeconds: 1`, name, replicas)
+}

@@ -16,33 +16,17 @@ import (
 
 // keeper is a StatefulSet whose pods write down each of their starts on a volume of their own.
 func keeper(name string, replicas int) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Service
-metadata: {name: %[1]s}
-spec: {clusterIP: None, selector: {app: %[1]s}, ports: [{name: http, port: 8080}]}
----
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: %[1]s}
-spec:
-  serviceName: %[1]s
-  replicas: %[2]d
-  selector: {matchLabels: {app: %[1]s}}
-  template:
-    metadata: {labels: {app: %[1]s}}
-    spec:
-      terminationGracePeriodSeconds: 1
+	return stateful(name, replicas) + fmt.Sprintf(`
       securityContext: {runAsUser: 1234, fsGroup: 4321}
       containers:
       - name: main
-        image: %[3]s
+        image: %s
         command: [sh, -c, "echo start >> /data/starts && exec e2e serve 8080"]
         volumeMounts: [{name: data, mountPath: /data}]
   volumeClaimTemplates:
   - metadata: {name: data}
     spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
-`, name, replicas, testImage)
+`, testImage)
 }
 
 // volumesWithoutSetup: a StatefulSet with volume claims works on a fresh cluster, keeps its data over its pods' deaths, and its volumes go

@@ -69,28 +69,12 @@ spec:
 
 // statefulSet is one with its headless Service. Each pod writes down when it starts.
 func statefulSet(name string, replicas int) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Service
-metadata: {name: %[1]s}
-spec: {clusterIP: None, selector: {app: %[1]s}, ports: [{name: http, port: 8080}]}
----
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: %[1]s}
-spec:
-  serviceName: %[1]s
-  replicas: %[2]d
-  selector: {matchLabels: {app: %[1]s}}
-  template:
-    metadata: {labels: {app: %[1]s}}
-    spec:
-      terminationGracePeriodSeconds: 1
+	return stateful(name, replicas) + fmt.Sprintf(`
       topologySpreadConstraints:
-      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: %[1]s}}}
+      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: %s}}}
       containers:
-      - {name: main, image: %[3]s, args: [serve, "8080"], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}
-`, name, replicas, testImage)
+      - {name: main, image: %s, args: [serve, "8080"], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}
+`, name, testImage)
 }
 
 func statefulSetInOrder(t *testing.T, c *cluster) {

@@ -87,34 +87,35 @@ func TestRemoveLeavesNothing(t *testing.T) {
 }
 
 func BenchmarkKernelOneService(b *testing.B) {
-	for _, n := range []int{1000, 10000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			pods(b)
-			ruleset, err := hostRuleset()
-			if err != nil {
+	benchKernel(b, func(b *testing.B, ruleset Ruleset, n int) {
+		table, fronts := fill(n)
+		if err := ruleset.Replace(b.Context(), testNode(), table.State()); err != nil {
+			b.Fatal(err)
+		}
+		b.ResetTimer()
+		for i := range b.N {
+			table.Set("service 7", fronts(7, i+1))
+			if err := ruleset.Apply(b.Context(), table.Flush()); err != nil {
 				b.Fatal(err)
 			}
-			b.Cleanup(func() {
-				if err := ruleset.Remove(context.Background()); err != nil {
-					b.Error(err)
-				}
-			})
-			table, fronts := fill(n)
-			if err := ruleset.Replace(b.Context(), testNode(), table.State()); err != nil {
-				b.Fatal(err)
-			}
-			b.ResetTimer()
-			for i := range b.N {
-				table.Set("service 7", fronts(7, i+1))
-				if err := ruleset.Apply(b.Context(), table.Flush()); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
+		}
+	})
 }
 
 func BenchmarkKernelReplace(b *testing.B) {
+	benchKernel(b, func(b *testing.B, ruleset Ruleset, n int) {
+		table, _ := fill(n)
+		b.ResetTimer()
+		for range b.N {
+			if err := ruleset.Replace(b.Context(), testNode(), table.State()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// benchKernel measures with so many Services in the kernel.
+func benchKernel(b *testing.B, measure func(b *testing.B, ruleset Ruleset, services int)) {
 	for _, n := range []int{1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			pods(b)
@@ -127,13 +128,7 @@ func BenchmarkKernelReplace(b *testing.B) {
 					b.Error(err)
 				}
 			})
-			table, _ := fill(n)
-			b.ResetTimer()
-			for range b.N {
-				if err := ruleset.Replace(b.Context(), testNode(), table.State()); err != nil {
-					b.Fatal(err)
-				}
-			}
+			measure(b, ruleset, n)
 		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/features"
+	kstorage "k8s.io/apiserver/pkg/storage"
 	storagetesting "k8s.io/apiserver/pkg/storage/testing"
 	"k8s.io/apiserver/pkg/storage/value"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -50,6 +51,11 @@ type upstreamEnv struct {
 	top     topology
 }
 
+// onPods runs one of upstream's tests that wants nothing but a store of pods. T is *testing.T, or testing.TB where it serves benchmarks too.
+func onPods[T testing.TB](test func(context.Context, T, kstorage.Interface)) func(context.Context, *testing.T, upstreamEnv) {
+	return func(ctx context.Context, t *testing.T, e upstreamEnv) { test(ctx, any(t).(T), e.pods()) }
+}
+
 func (e upstreamEnv) pods(options ...option) *pods {
 	p := newPods(e.t, e.place.peer(e.cluster), e.top, options...)
 	p.replica = e.cluster.leader
@@ -66,45 +72,19 @@ var upstreamTests = []upstreamTest{
 		s := e.pods()
 		storagetesting.RunTestCreate(ctx, t, s, s.checkStored)
 	}},
-	{name: "RunTestCreateWithTTL", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestCreateWithTTL(ctx, t, e.pods())
-	}},
-	{name: "RunTestCreateWithKeyExist", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestCreateWithKeyExist(ctx, t, e.pods())
-	}},
-	{name: "RunTestGet", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestGet(ctx, t, e.pods())
-	}},
-	{name: "RunTestUnconditionalDelete", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestUnconditionalDelete(ctx, t, e.pods())
-	}},
-	{name: "RunTestConditionalDelete", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestConditionalDelete(ctx, t, e.pods())
-	}},
-	{name: "RunTestDeleteWithSuggestion", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestDeleteWithSuggestion(ctx, t, e.pods())
-	}},
-	{name: "RunTestDeleteWithSuggestionAndConflict", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestDeleteWithSuggestionAndConflict(ctx, t, e.pods())
-	}},
-	{name: "RunTestDeleteWithConflict", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestDeleteWithConflict(ctx, t, e.pods())
-	}},
-	{name: "RunTestDeleteWithSuggestionOfDeletedObject", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestDeleteWithSuggestionOfDeletedObject(ctx, t, e.pods())
-	}},
-	{name: "RunTestValidateDeletionWithSuggestion", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestValidateDeletionWithSuggestion(ctx, t, e.pods())
-	}},
-	{name: "RunTestValidateDeletionWithOnlySuggestionValid", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestValidateDeletionWithOnlySuggestionValid(ctx, t, e.pods())
-	}},
-	{name: "RunTestPreconditionalDeleteWithSuggestion", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestPreconditionalDeleteWithSuggestion(ctx, t, e.pods())
-	}},
-	{name: "RunTestPreconditionalDeleteWithOnlySuggestionPass", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass(ctx, t, e.pods())
-	}},
+	{name: "RunTestCreateWithTTL", waits: true, run: onPods(storagetesting.RunTestCreateWithTTL)},
+	{name: "RunTestCreateWithKeyExist", run: onPods(storagetesting.RunTestCreateWithKeyExist)},
+	{name: "RunTestGet", run: onPods(storagetesting.RunTestGet)},
+	{name: "RunTestUnconditionalDelete", run: onPods(storagetesting.RunTestUnconditionalDelete)},
+	{name: "RunTestConditionalDelete", run: onPods(storagetesting.RunTestConditionalDelete)},
+	{name: "RunTestDeleteWithSuggestion", run: onPods(storagetesting.RunTestDeleteWithSuggestion)},
+	{name: "RunTestDeleteWithSuggestionAndConflict", run: onPods(storagetesting.RunTestDeleteWithSuggestionAndConflict)},
+	{name: "RunTestDeleteWithConflict", run: onPods(storagetesting.RunTestDeleteWithConflict)},
+	{name: "RunTestDeleteWithSuggestionOfDeletedObject", run: onPods(storagetesting.RunTestDeleteWithSuggestionOfDeletedObject)},
+	{name: "RunTestValidateDeletionWithSuggestion", run: onPods(storagetesting.RunTestValidateDeletionWithSuggestion)},
+	{name: "RunTestValidateDeletionWithOnlySuggestionValid", run: onPods(storagetesting.RunTestValidateDeletionWithOnlySuggestionValid)},
+	{name: "RunTestPreconditionalDeleteWithSuggestion", run: onPods(storagetesting.RunTestPreconditionalDeleteWithSuggestion)},
+	{name: "RunTestPreconditionalDeleteWithOnlySuggestionPass", run: onPods(storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass)},
 	{name: "RunTestList", alone: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		r := newRenumbered(t, e.pods())
 		storagetesting.RunTestList(ctx, t, r, r.compact, false, nil)
@@ -119,9 +99,7 @@ var upstreamTests = []upstreamTest{
 		transformer := &failingTransformer{Transformer: storagetesting.NewPrefixTransformer([]byte("test!"), false)}
 		storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, e.pods(withTransformer(transformer)), transformer.failing.Store)
 	}},
-	{name: "RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError", unsafeDelete: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError(ctx, t, e.pods())
-	}},
+	{name: "RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError", unsafeDelete: true, run: onPods(storagetesting.RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError)},
 	{name: "RunTestConsistentList", alone: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		r := newRenumbered(t, e.pods())
 		storagetesting.RunTestConsistentList(ctx, t, r, r.increase, false, true, false)
@@ -130,9 +108,7 @@ var upstreamTests = []upstreamTest{
 		s := e.pods()
 		storagetesting.RunTestGetListNonRecursive(ctx, t, s.touch, s)
 	}},
-	{name: "RunTestGetListRecursivePrefix", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestGetListRecursivePrefix(ctx, t, e.pods())
-	}},
+	{name: "RunTestGetListRecursivePrefix", run: onPods(storagetesting.RunTestGetListRecursivePrefix)},
 	{name: "RunTestGetListWithErrorAggregation", unsafeDelete: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestGetListWithErrorAggregation(ctx, t, e.pods(withPrefix("")), &corruptError{what: "bits flipped", err: errors.New("bits flipped")})
 	}},
@@ -162,18 +138,12 @@ var upstreamTests = []upstreamTest{
 		s := e.pods()
 		storagetesting.RunTestGuaranteedUpdate(ctx, t, s, s.checkStored)
 	}},
-	{name: "RunTestGuaranteedUpdateWithTTL", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestGuaranteedUpdateWithTTL(ctx, t, e.pods())
-	}},
+	{name: "RunTestGuaranteedUpdateWithTTL", waits: true, run: onPods(storagetesting.RunTestGuaranteedUpdateWithTTL)},
 	{name: "RunTestGuaranteedUpdateChecksStoredData", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestGuaranteedUpdateChecksStoredData(ctx, t, e.pods())
 	}},
-	{name: "RunTestGuaranteedUpdateWithConflict", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestGuaranteedUpdateWithConflict(ctx, t, e.pods())
-	}},
-	{name: "RunTestGuaranteedUpdateWithSuggestionAndConflict", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestGuaranteedUpdateWithSuggestionAndConflict(ctx, t, e.pods())
-	}},
+	{name: "RunTestGuaranteedUpdateWithConflict", run: onPods(storagetesting.RunTestGuaranteedUpdateWithConflict)},
+	{name: "RunTestGuaranteedUpdateWithSuggestionAndConflict", run: onPods(storagetesting.RunTestGuaranteedUpdateWithSuggestionAndConflict)},
 	{name: "RunTestTransformationFailure", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestTransformationFailure(ctx, t, e.pods())
 	}},
@@ -188,63 +158,37 @@ var upstreamTests = []upstreamTest{
 			storagetesting.RunTestStats(ctx, t, s, testCodec, s.transformer, sized)
 		}
 	}},
-	{name: "RunTestListPaging", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestListPaging(ctx, t, e.pods())
-	}},
-	{name: "RunTestNamespaceScopedList", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestNamespaceScopedList(ctx, t, e.pods())
-	}},
+	{name: "RunTestListPaging", run: onPods(storagetesting.RunTestListPaging)},
+	{name: "RunTestNamespaceScopedList", run: onPods(storagetesting.RunTestNamespaceScopedList)},
 	{name: "RunTestCompactRevision", alone: true, needsReplica: "CompactRevision tells of the local replicas, without asking anybody", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		r := newRenumbered(t, e.pods())
 		storagetesting.RunTestCompactRevision(ctx, t, r, r.increase, r.compact)
 	}},
-	{name: "RunTestKeySchema", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestKeySchema(ctx, t, e.pods())
-	}},
-	{name: "RunTestWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestWatch(ctx, t, e.pods())
-	}},
+	{name: "RunTestKeySchema", run: onPods(storagetesting.RunTestKeySchema)},
+	{name: "RunTestWatch", run: onPods(storagetesting.RunTestWatch)},
 	{name: "RunTestWatchFromZero", alone: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		s := e.pods()
 		storagetesting.RunTestWatchFromZero(ctx, t, s, s.compact)
 	}},
-	{name: "RunTestDeleteTriggerWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestDeleteTriggerWatch(ctx, t, e.pods())
-	}},
-	{name: "RunTestWatchFromNonZero", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestWatchFromNonZero(ctx, t, e.pods())
-	}},
-	{name: "RunTestDelayedWatchDelivery", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestDelayedWatchDelivery(ctx, t, e.pods())
-	}},
+	{name: "RunTestDeleteTriggerWatch", run: onPods(storagetesting.RunTestDeleteTriggerWatch)},
+	{name: "RunTestWatchFromNonZero", run: onPods(storagetesting.RunTestWatchFromNonZero)},
+	{name: "RunTestDelayedWatchDelivery", waits: true, run: onPods(storagetesting.RunTestDelayedWatchDelivery)},
 	{name: "RunTestWatchError", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestWatchError(ctx, t, e.pods())
 	}},
 	{name: "RunTestWatchWithUnsafeDelete", unsafeDelete: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunTestWatchWithUnsafeDelete(ctx, t, e.pods(), &corruptError{what: "bits flipped", err: errors.New("bits flipped")})
 	}},
-	{name: "RunTestWatchContextCancel", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestWatchContextCancel(ctx, t, e.pods())
-	}},
-	{name: "RunTestWatcherTimeout", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestWatcherTimeout(ctx, t, e.pods())
-	}},
-	{name: "RunTestWatchDeleteEventObjectHaveLatestRV", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestWatchDeleteEventObjectHaveLatestRV(ctx, t, e.pods())
-	}},
-	{name: "RunTestWatchInitializationSignal", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestWatchInitializationSignal(ctx, t, e.pods())
-	}},
+	{name: "RunTestWatchContextCancel", run: onPods(storagetesting.RunTestWatchContextCancel)},
+	{name: "RunTestWatcherTimeout", run: onPods(storagetesting.RunTestWatcherTimeout)},
+	{name: "RunTestWatchDeleteEventObjectHaveLatestRV", run: onPods(storagetesting.RunTestWatchDeleteEventObjectHaveLatestRV)},
+	{name: "RunTestWatchInitializationSignal", run: onPods(storagetesting.RunTestWatchInitializationSignal)},
 	{name: "RunOptionalTestProgressNotify", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		s := e.pods()
 		storagetesting.RunOptionalTestProgressNotify(ctx, t, s, s.touch)
 	}},
-	{name: "RunTestClusterScopedWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestClusterScopedWatch(ctx, t, e.pods())
-	}},
-	{name: "RunTestNamespaceScopedWatch", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestNamespaceScopedWatch(ctx, t, e.pods())
-	}},
+	{name: "RunTestClusterScopedWatch", run: onPods(storagetesting.RunTestClusterScopedWatch)},
+	{name: "RunTestNamespaceScopedWatch", run: onPods(storagetesting.RunTestNamespaceScopedWatch)},
 	{
 		// a namespace's watch asks its own shard alone (D3): what happens in a namespace of another shard gives it no bookmark
 		name: "RunTestWatchDispatchBookmarkEvents", waits: true, together: []string{"test-ns", "other-ns-0", "other-ns-1"},
@@ -252,15 +196,9 @@ var upstreamTests = []upstreamTest{
 			storagetesting.RunTestWatchDispatchBookmarkEvents(ctx, t, e.pods(), true)
 		},
 	},
-	{name: "RunTestOptionalWatchBookmarksWithCorrectResourceVersion", waits: true, run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion(ctx, t, e.pods())
-	}},
-	{name: "RunSendInitialEventsBackwardCompatibility", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunSendInitialEventsBackwardCompatibility(ctx, t, e.pods())
-	}},
-	{name: "RunWatchSemantics", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunWatchSemantics(ctx, t, e.pods())
-	}},
+	{name: "RunTestOptionalWatchBookmarksWithCorrectResourceVersion", waits: true, run: onPods(storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion)},
+	{name: "RunSendInitialEventsBackwardCompatibility", run: onPods(storagetesting.RunSendInitialEventsBackwardCompatibility)},
+	{name: "RunWatchSemantics", run: onPods(storagetesting.RunWatchSemantics)},
 	{
 		// for the same reason
 		name: "RunWatchSemanticInitialEventsExtended", alone: true, together: []string{"ns-foo", "other-ns-foo"},
@@ -268,9 +206,7 @@ var upstreamTests = []upstreamTest{
 			storagetesting.RunWatchSemanticInitialEventsExtended(ctx, t, e.pods())
 		},
 	},
-	{name: "RunWatchListMatchSingle", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
-		storagetesting.RunWatchListMatchSingle(ctx, t, e.pods())
-	}},
+	{name: "RunWatchListMatchSingle", run: onPods(storagetesting.RunWatchListMatchSingle)},
 	{name: "RunWatchErrorIsBlockingFurtherEvents", run: func(ctx context.Context, t *testing.T, e upstreamEnv) {
 		storagetesting.RunWatchErrorIsBlockingFurtherEvents(ctx, t, e.pods())
 	}},
