@@ -20,7 +20,8 @@ const (
 	segmentSuffix = ".segment"
 )
 
-// segment is one file. Its fields belong to the store's mutex, but number and name.
+// segment is one file. Its fields belong to the store's mutex, but number and name, which never change, and
+// zeroed, which belongs to whoever flushes.
 type segment struct {
 	number uint64
 	name   string
@@ -28,6 +29,8 @@ type segment struct {
 	size, written int64
 	// room is how large the file is.
 	room int64
+	// zeroed is how far zeros, if nothing else, have been written.
+	zeroed int64
 	// live counts the bytes of entries that some group still has.
 	live int64
 	// w is nil for segments of an earlier start, r until the file is there.
@@ -61,6 +64,25 @@ func (s *segment) create(fs config.IFS, size int64) (err error) {
 	}
 	s.r, err = fs.Open(s.name)
 	return err
+}
+
+// What lies ahead of small frames is written with them, as the zeros that it reads as anyway: the first write to a block that was only set
+// aside changes metadata, which its sync writes too. For large frames that would be one in few, and the zeros cost as much.
+const (
+	smallFrame = 16 << 10
+	zerosAhead = 48 << 10
+)
+
+var zeros [zerosAhead]byte
+
+// withZeros is what to write for a frame.
+func (s *segment) withZeros(f frame) []byte {
+	end := f.off + int64(len(f.b))
+	if len(f.b) > smallFrame || end <= s.zeroed || end >= s.room {
+		return f.b
+	}
+	s.zeroed = min(end+zerosAhead, s.room)
+	return append(f.b, zeros[:s.zeroed-end]...)
 }
 
 func (s *segment) close() error {

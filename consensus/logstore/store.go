@@ -254,7 +254,7 @@ func (s *Store) writeFrames(frames []frame) error {
 			}
 		}
 		sealFrame(f.b, f.seg.number)
-		if _, err := f.seg.w.WriteAt(f.b, f.off); err != nil {
+		if _, err := f.seg.w.WriteAt(f.seg.withZeros(f), f.off); err != nil {
 			return err
 		}
 		if err := syncData(f.seg.w); err != nil {
