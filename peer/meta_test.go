@@ -23,7 +23,7 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 	table := &renewals{}
 	table.renew("heard", now.Add(-100*time.Millisecond), 0, nil)
 	table.renew("early", now.Add(-10*time.Second), 0, nil) // in an earlier term of this peer
-	const leads = lease.HeardWithin + time.Millisecond // whoever lives would have been heard by now, so gossip is believed
+	const leads = lease.HeardWithin + time.Millisecond     // whoever lives would have been heard by now, so gossip is believed
 	m := &meta{
 		renewals: table, repair: repair.Defaults(), view: view, since: now.Add(-leads),
 		failed: func() map[string]bool { return map[string]bool{"failed": true, "restarting": true} },
