@@ -143,12 +143,12 @@ func readRing(v store.View, prefix string) ring {
 	v.Ascend(prefix, func(kv store.KV) bool {
 		kind, number, _ := strings.Cut(strings.TrimPrefix(kv.Key, prefix), "/")
 		i, err := strconv.Atoi(number)
-		switch {
-		case kind == "size":
+		switch kind {
+		case "size":
 			r.size, err = strconv.Atoi(string(kv.Value))
-		case kind == "key":
+		case "key":
 			r.keys[i] = kv.Mod
-		case kind == "member":
+		case "member":
 			r.members[i] = kv.Mod
 		}
 		if err != nil {

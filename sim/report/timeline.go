@@ -86,7 +86,11 @@ func (t *teller) hear(e model.Event) {
 			t.close(g)
 		}
 		clear(t.open)
-		t.say(e, "%s", sim.FaultText(e.Fault))
+		text := sim.FaultText(e.Fault)
+		if e.Fault.Kind == model.Core {
+			text += ": they are healed and go on alone, for good"
+		}
+		t.say(e, "%s", text)
 	case model.EventLeaderless:
 		t.leaderless[e.Shard] = e
 	case model.EventLeads:
