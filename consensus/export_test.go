@@ -99,3 +99,6 @@ func StartEmptyMeta(h *Host) error {
 
 // FollowOnce reads the assignments, and follows them as long as that works.
 func FollowOnce(ctx context.Context, h *Host) error { return h.followOnce(ctx) }
+
+// Fail ends a host as a broken invariant does.
+func Fail(h *Host) { h.fail(Fault{Kind: FaultRaft, What: "for a test"}) }

@@ -140,6 +140,8 @@ func (h *Host) fail(f Fault) {
 			h.cfg.Logger.Error("the fault could not be written down", "err", err)
 		}
 	})
+	// What stands still will not answer, and the process ends once nobody waits for it.
+	h.cancel()
 }
 
 // logFailed takes what the log store reports: damage of one replica's log stops that replica, all else the host.

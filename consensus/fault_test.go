@@ -296,3 +296,32 @@ func TestForeignSettingsAreRefused(t *testing.T) {
 		t.Errorf("opened in a folder with %s: %v", name, err)
 	}
 }
+
+// TestAFailedHostKeepsNobodyWaiting: raft stands still in a host that has failed, and the process ends only when its requests have.
+func TestAFailedHostKeepsNobodyWaiting(t *testing.T) {
+	network, hosts, _ := trio(t, nil)
+	mustPut(t, hosts["a"], 1, "k", "v")
+	network.Cut("a", "b")
+	network.Cut("a", "c")
+	ended := make(chan error, 2)
+	go func() {
+		_, _, _, err := hosts["a"].Get(t.Context(), 1, "k", consensus.Linearizable)
+		ended <- err
+	}()
+	go func() {
+		_, err := hosts["a"].Propose(t.Context(), 1, put("k", "w"))
+		ended <- err
+	}()
+	time.Sleep(100 * time.Millisecond)
+	consensus.Fail(hosts["a"])
+	for range 2 {
+		select {
+		case err := <-ended:
+			if !errors.Is(err, consensus.ErrClosed) {
+				t.Errorf("a request ended with: %v", err)
+			}
+		case <-time.After(3 * time.Second): // of the ten that it waits for a quorum
+			t.Fatal("a request goes on")
+		}
+	}
+}

@@ -9,9 +9,12 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/client-go/rest"
+
 	"shoal/consensus"
 	"shoal/consensus/bugs"
 	"shoal/mesh/membership"
+	"shoal/peer/api"
 	"shoal/peer/controllers"
 	"shoal/placement/repair"
 )
@@ -150,7 +153,7 @@ func (p *Peer) runControllers(ctx context.Context) {
 	for {
 		err := p.api.WaitReady(ctx)
 		if err == nil {
-			err = controllers.Run(ctx, p.controllersConfig())
+			err = controllers.Run(ctx, p.controllersConfig(ctx))
 		}
 		if ctx.Err() != nil {
 			return
@@ -164,10 +167,16 @@ func (p *Peer) runControllers(ctx context.Context) {
 	}
 }
 
-func (p *Peer) controllersConfig() controllers.Config {
+func (p *Peer) controllersConfig(ctx context.Context) controllers.Config {
 	cluster := p.self.Cluster
 	return controllers.Config{
-		Loopback: p.api.Loopback(), LoopbackAs: p.api.LoopbackAs, ProvidePods: p.api.Pods().Provide, NodePorts: p.api.NodePorts(), RootCA: cluster.CAPEM(),
+		Loopback: api.Until(ctx, p.api.Loopback()),
+		LoopbackAs: func(name string, groups ...string) *rest.Config {
+			return api.Until(ctx, p.api.LoopbackAs(name, groups...))
+		},
+		ProvidePods:       p.api.Pods().Provide,
+		NodePorts:         p.api.NodePorts(),
+		RootCA:            cluster.CAPEM(),
 		ServiceAccountKey: cluster.ServiceAccountKey,
 		SigningCA:         func() (*x509.Certificate, crypto.Signer, error) { return cluster.CA, cluster.CAKey(), nil },
 		Logger:            p.log,

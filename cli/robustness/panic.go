@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"shoal/cli/lab"
@@ -97,6 +98,9 @@ func breakReplica(ctx context.Context, victim, other *lab.Peer, shard uint64) er
 	case <-exited:
 		return nil
 	case <-ctx.Done():
+		if pid := victim.Pid(); pid != 0 && syscall.Kill(pid, syscall.SIGQUIT) == nil {
+			<-exited // its log says what it waited for
+		}
 		return fmt.Errorf("%s goes on after what breaks shard %d: %w", victim.Name, shard, ctx.Err())
 	}
 }

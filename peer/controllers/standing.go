@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"runtime"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -9,6 +10,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/metadata"
 	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/controller/bootstrap"
 	"k8s.io/kubernetes/pkg/controller/clusterroleaggregation"
 	"k8s.io/kubernetes/pkg/controller/garbagecollector"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/kubernetes/pkg/controller/volume/pvcprotection"
 	"k8s.io/kubernetes/pkg/controller/volume/pvprotection"
 	kubeoptions "k8s.io/kubernetes/pkg/kubeapiserver/options"
+	"k8s.io/kubernetes/pkg/registry/core/rangeallocation"
 	ipallocation "k8s.io/kubernetes/pkg/registry/core/service/ipallocator/controller"
 	portallocation "k8s.io/kubernetes/pkg/registry/core/service/portallocator/controller"
 
@@ -156,11 +159,25 @@ func serviceRanges(ctx context.Context, e *environment, name string) (runner, er
 
 // serviceRepair gives back addresses and ports that a request took and a crash left without a Service. Upstream runs it
 // in every API server; it has no role of its own and uses the privileged client.
-func serviceRepair(_ context.Context, e *environment, _ string) (runner, error) {
+func serviceRepair(ctx context.Context, e *environment, _ string) (runner, error) {
 	addresses := ipallocation.NewRepairIPAddress(repairPeriod, e.client, e.informers.Core().V1().Services(),
 		e.informers.Networking().V1().ServiceCIDRs(), e.informers.Networking().V1().IPAddresses())
-	ports := portallocation.NewRepair(repairPeriod, e.client.CoreV1(), e.client.EventsV1(), kubeoptions.DefaultServiceNodePortRange, e.NodePorts)
+	ports := portallocation.NewRepair(repairPeriod, e.client.CoreV1(), e.client.EventsV1(), kubeoptions.DefaultServiceNodePortRange, endingRegistry{e.NodePorts, ctx})
 	return concurrently(untilDone(addresses.RunUntil), untilDone(ports.RunUntil)), nil
+}
+
+// endingRegistry ends with its context whoever reads it: upstream's repair tries for half a minute, whatever becomes of its stop channel.
+type endingRegistry struct {
+	rangeallocation.RangeRegistry
+	ctx context.Context
+}
+
+func (r endingRegistry) Get() (*core.RangeAllocation, error) {
+	allocated, err := r.RangeRegistry.Get()
+	if err != nil && r.ctx.Err() != nil {
+		runtime.Goexit() // the repair's goroutine is ours, and its stack has nothing else to do
+	}
+	return allocated, err
 }
 
 // untilDone adapts upstream's repair loops, which take a stop channel and a function to call after the first success.
