@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -122,7 +123,7 @@ func (l *leader) turn(ctx context.Context) {
 	last := l.settleAll(ctx, urgent, <-committed)
 	work := l.state.Finish(t, time.Now())
 	if last = max(last, l.settleAll(ctx, work, l.apply(ctx, work))); last > 0 {
-		l.await(ctx, last)
+		l.await(ctx, l.shard, last)
 	}
 }
 
@@ -130,7 +131,8 @@ func (l *leader) turn(ctx context.Context) {
 // evictions that were decided before.
 const confirmTimeout = 500 * time.Millisecond
 
-// confirmed leaves out evictions from nodes that the store, read through its leader, does not hold for lost, or that cannot be read.
+// confirmed leaves out evictions from nodes that the store, read through its leader, does not hold for lost, or that cannot be read, and
+// from zones that are not as this leader knew them.
 func (l *leader) confirmed(ctx context.Context, work []turn.Piece) []turn.Piece {
 	names := l.state.Accused(work)
 	if len(names) == 0 {
@@ -138,13 +140,13 @@ func (l *leader) confirmed(ctx context.Context, work []turn.Piece) []turn.Piece 
 	}
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	lost := make([]bool, len(names))
+	lost, seen := make([]bool, len(names)), make([]store.Revision, len(names))
 	var group errgroup.Group
 	group.SetLimit(parallelPlans)
 	for i, name := range names {
 		group.Go(func() error {
 			var err error
-			if lost[i], err = l.lost(ctx, name); err != nil {
+			if lost[i], seen[i], err = l.lost(ctx, name); err != nil {
 				l.log.Info("whether a node is lost could not be read, its pods are not evicted yet", "node", name, "error", err)
 			}
 			return nil
@@ -152,24 +154,32 @@ func (l *leader) confirmed(ctx context.Context, work []turn.Piece) []turn.Piece 
 	}
 	_ = group.Wait() // every error was told
 	confirmed := map[string]bool{}
-	for i, name := range names {
-		confirmed[name] = lost[i]
+	if l.await(ctx, consensus.MetaShard, slices.Max(seen)) {
+		for i, name := range names {
+			confirmed[name] = lost[i]
+		}
 	}
-	return l.state.Confirmed(work, confirmed, time.Now())
+	var news []*corev1.Node
+	for _, c := range l.queue.untaken() {
+		if node, ok := c.Object.(*corev1.Node); ok && !c.Gone {
+			news = append(news, node)
+		}
+	}
+	return l.state.Confirmed(work, confirmed, news, time.Now())
 }
 
-// lost reads whether a node is lost, or gone.
-func (l *leader) lost(ctx context.Context, name string) (bool, error) {
-	kv, found, _, err := l.host.Get(ctx, consensus.MetaShard, nodePrefix+name, consensus.Linearizable)
+// lost reads whether a node is lost, or gone, and at which revision.
+func (l *leader) lost(ctx context.Context, name string) (bool, store.Revision, error) {
+	kv, found, at, err := l.host.Get(ctx, consensus.MetaShard, nodePrefix+name, consensus.Linearizable)
 	if err != nil || !found {
-		return err == nil, err
+		return err == nil, at, err
 	}
 	stored, err := decode(kv.Value, kv.Mod)
 	if err != nil {
-		return false, err
+		return false, at, err
 	}
 	node, ok := stored.(*corev1.Node)
-	return ok && (&placement.Node{Object: node}).Lost(), nil
+	return ok && (&placement.Node{Object: node}).Lost(), at, nil
 }
 
 // tellBrakes says once that evictions in a zone are held back, and once that they go on.
@@ -264,20 +274,21 @@ func (l *leader) settle(ctx context.Context, done turn.Piece, err error) {
 	}
 }
 
-// await waits until the view's feed has reached a revision that this leader committed, for at most a second: if its own replica lags
-// that far behind, decisions taken meanwhile fail on their preconditions instead of being wrong.
-func (l *leader) await(ctx context.Context, revision store.Revision) {
+// await waits until the view's feed of a shard has reached a revision, for at most a second, and tells whether it has. If the own replica lags
+// that far behind what this leader has committed, decisions taken meanwhile fail on their preconditions instead of being wrong.
+func (l *leader) await(ctx context.Context, shard uint64, revision store.Revision) bool {
 	deadline := time.NewTimer(time.Second)
 	defer deadline.Stop()
 	// Whatever ends the waiting: what woke it is still to be taken.
 	defer l.queue.poke()
-	for l.queue.reached(l.shard, registry) < revision {
+	for l.queue.reached(shard, registry) < revision {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-deadline.C:
-			return
+			return false
 		case <-l.queue.wake:
 		}
 	}
+	return true
 }

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"slices"
 	"sync"
 
 	"shoal/consensus/store"
@@ -56,6 +57,13 @@ func (q *queue) take() []change {
 	changes := q.changes
 	q.changes, q.taken = nil, true
 	return changes
+}
+
+// untaken is what the next take will bring, as far as it has arrived.
+func (q *queue) untaken() []change {
+	q.lock.Lock()
+	defer q.lock.Unlock()
+	return slices.Clone(q.changes)
 }
 
 // applied says that what was taken last has had its effect. Only a reader whose progress others wait for (see waiting) says so.

@@ -26,12 +26,19 @@ func TestOnlyConfirmedLossesEvict(t *testing.T) {
 	if accused := l.Accused(work); !slices.Equal(accused, []string{"a"}) {
 		t.Fatalf("accused: %v", accused)
 	}
-	if kept := l.Confirmed(slices.Clone(work), map[string]bool{"a": true}, at); len(kept) != len(work) {
+	if kept := l.Confirmed(slices.Clone(work), map[string]bool{"a": true}, []*corev1.Node{node("b", "4")}, at); len(kept) != len(work) {
 		t.Errorf("of %d plans %d are left although the node is lost", len(work), len(kept))
 	}
-	for _, piece := range l.Confirmed(slices.Clone(work), nil, at) {
+	for _, piece := range l.Confirmed(slices.Clone(work), nil, nil, at) {
 		if piece.Ref == EvictionRef {
 			t.Error("an eviction is left although the node is back")
+		}
+	}
+	mate := gone.DeepCopy()
+	mate.Name = "b"
+	for _, piece := range l.Confirmed(slices.Clone(work), map[string]bool{"a": true}, []*corev1.Node{mate}, at) {
+		if piece.Ref == EvictionRef {
+			t.Error("an eviction is left although another node of the zone is lost by now")
 		}
 	}
 	if next := l.Next(); next.IsZero() || next.After(at.Add(RetryPlan)) {

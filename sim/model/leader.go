@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/placement"
@@ -140,17 +141,27 @@ func (l *leader) turn() {
 	l.claim(t, done)
 }
 
-// confirmed leaves out evictions from nodes that the store does not hold for lost.
+// confirmed leaves out evictions from nodes that the store does not hold for lost, and from zones that are not as the leader knows them.
 func (l *leader) confirmed(work []turn.Piece) []turn.Piece {
 	if l.model.cfg.bug == bugEvictUnread {
 		return work
 	}
+	accused := l.state.Accused(work)
+	if len(accused) == 0 {
+		return work
+	}
 	lost := map[string]bool{}
-	for _, name := range l.state.Accused(work) {
+	for _, name := range accused {
 		stands, known := l.model.standing(l.node, name)
 		lost[name] = known && !stands
 	}
-	return l.state.Confirmed(work, lost, l.node.wall())
+	var news []*corev1.Node
+	for _, known := range l.state.View().Nodes() {
+		if stored, ok := l.model.shards[0].objects[kinds[0].prefix+known.Name].(*corev1.Node); ok && stored != known.Object {
+			news = append(news, stored)
+		}
+	}
+	return l.state.Confirmed(work, lost, news, l.node.wall())
 }
 
 // standing tells whether the store, read by a node through the meta shard's leader, has a node that is not lost; known is false where that

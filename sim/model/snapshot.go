@@ -19,7 +19,7 @@ const manyCuts = 20
 // are read again at its end. then may never be called: whoever waits gives up by itself.
 func (m *Model) snapshot(at *node, then func(items []store.KV, rev store.Revision, ok bool)) {
 	shards := m.clientShards()
-	var highest store.Revision
+	highest := merge.ClosedThrough(store.Tick) // as in peer/api/storage/snapshot.go
 	all := gather(len(shards), func(ok bool) {
 		if !ok {
 			at.do(retryPropose, "no snapshot", func() { then(nil, 0, false) })

@@ -43,7 +43,7 @@ func (s *Storage) confirmed(ctx context.Context, shards []uint64) (store.Revisio
 	if err := group.Wait(); err != nil {
 		return 0, err
 	}
-	var highest store.Revision
+	highest := merge.ClosedThrough(store.Tick) // 0, of shards that were never written to, would ask for the newest of each
 	for _, rev := range reached {
 		highest = max(highest, rev)
 	}
