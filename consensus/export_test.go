@@ -26,7 +26,7 @@ func BreakMachine(h *Host, shard uint64) error {
 	if !ok {
 		return fmt.Errorf("no replica of shard %d", shard)
 	}
-	r.machine.Load().store = nil
+	r.machine.Load().store.Store(nil)
 	return nil
 }
 

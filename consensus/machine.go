@@ -17,7 +17,7 @@ import (
 type machine struct {
 	shard  uint64
 	limits store.Limits
-	store  *store.Store
+	store  atomic.Pointer[store.Store]
 	hub    *hub
 	clock  *clock
 	// fault is told why the machine cannot go on. It is dead from then on: it changes
@@ -30,7 +30,9 @@ type machine struct {
 
 func newMachine(shard uint64, limits store.Limits, c *clock) *machine {
 	s := store.New(shard, limits)
-	return &machine{shard: shard, limits: limits, store: s, hub: newHub(s.View()), clock: c}
+	m := &machine{shard: shard, limits: limits, hub: newHub(s.View()), clock: c}
+	m.store.Store(s)
+	return m
 }
 
 // Update applies a batch of log entries. At an entry that cannot be taken the machine
@@ -38,11 +40,12 @@ func newMachine(shard uint64, limits store.Limits, c *clock) *machine {
 // gets no result, so that it asks again elsewhere.
 func (m *machine) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
 	var events []store.Event
+	s := m.store.Load()
 	for i := range entries {
 		if m.dead.Load() {
 			continue
 		}
-		res, evs, err := m.apply(entries[i].Cmd)
+		res, evs, err := m.apply(s, entries[i].Cmd)
 		if err != nil {
 			m.die(faultOf(err, FaultApply), fmt.Errorf("log entry %d of shard %d: %w", entries[i].Index, m.shard, err))
 			continue
@@ -54,7 +57,7 @@ func (m *machine) Update(entries []statemachine.Entry) ([]statemachine.Entry, er
 		return entries, nil
 	}
 	m.count(entries)
-	view := m.store.View()
+	view := s.View()
 	m.clock.observe(view.Revision())
 	m.hub.publish(view, events)
 	return entries, nil
@@ -70,7 +73,7 @@ func (m *machine) count(entries []statemachine.Entry) {
 }
 
 // apply applies one entry, of which a panic is no more than an error.
-func (m *machine) apply(cmd []byte) (res store.Result, events []store.Event, err error) {
+func (m *machine) apply(s *store.Store, cmd []byte) (res store.Result, events []store.Event, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v\n%s", r, stackOf())
@@ -83,7 +86,7 @@ func (m *machine) apply(cmd []byte) (res store.Result, events []store.Event, err
 	if len(tx.Ops) > 0 && bugs.Often(bugs.ForgetEntry, 50) {
 		return store.Result{OK: true, Revision: tx.Stamp, Revisions: make([]store.Revision, len(tx.Ops))}, nil, nil
 	}
-	res, events = m.store.Apply(tx)
+	res, events = s.Apply(tx)
 	return res, events, nil
 }
 
@@ -106,7 +109,7 @@ func (m *machine) Lookup(any) (any, error) { return m.hub.current(), nil }
 
 func (m *machine) PrepareSnapshot() (any, error) {
 	m.logged.Store(0)
-	return m.store.View(), nil
+	return m.store.Load().View(), nil
 }
 
 func (m *machine) SaveSnapshot(at any, w io.Writer, _ statemachine.ISnapshotFileCollection, stop <-chan struct{}) error {
@@ -126,7 +129,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []statemachine.SnapshotFile
 		m.die(faultOf(err, FaultDamage), err)
 		return nil // the replica is stopped; an error would end the process
 	}
-	m.store = s
+	m.store.Store(s)
 	m.logged.Store(0)
 	m.clock.observe(s.View().Revision())
 	m.hub.reset(s.View())

@@ -96,14 +96,18 @@ func (n *node) dropImage(ctx context.Context) bool {
 	return false
 }
 
-// consumers are what pods use of memory (as measured last) or of disk.
+// consumers are what pods use of memory or of disk, measured now: what a node is short of was taken by who began last, more often than not.
 func (n *node) consumers(ctx context.Context, resource corev1.ResourceName) ([]pods.Consumer, error) {
 	used := map[string]map[string]int64{} // by pod's UID and container
 	if resource == corev1.ResourceMemory {
-		for _, pod := range n.stats.Use().Pods {
-			used[pod.UID] = map[string]int64{}
+		usage, err := n.engine.Usage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, pod := range usage {
+			used[pod.PodUID] = map[string]int64{}
 			for _, c := range pod.Containers {
-				used[pod.UID][c.Name] = int64(c.Memory)
+				used[pod.PodUID][c.Name] = int64(c.Usage.WorkingSetBytes)
 			}
 		}
 	} else {

@@ -36,8 +36,9 @@ var deliberate = []struct {
 	{bug: bugs.StaleReads, found: []string{"linearizable", "reads", "monotonic"}, seed: 1, peers: 3, faults: kinds("split")},
 	{bug: bugs.SkipAtBoundary, found: []string{"reliable", "resumable"}, seed: 1, peers: 3},
 	{bug: bugs.ForgetEntry, found: []string{"replicas"}, seed: 1, peers: 3},
-	// One crash of 16 s: replicas are made anew elsewhere 5 s after their peer was judged dead.
-	{bug: bugs.RemoveFirst, found: []string{"voters"}, says: "has 2 voters", seed: 5, peers: 4, faults: kinds("crash")},
+	// One crash of 16 s: replicas are made anew elsewhere 5 s after their peer was judged dead. Who looks twice a second may miss a group that
+	// is one voter short for less.
+	{bug: bugs.RemoveFirst, found: []string{"voters"}, says: "has 2 voters", seed: 5, tries: 3, peers: 4, faults: kinds("crash")},
 	{bug: bugs.KeepRemoved, found: []string{"convergence"}, seed: 5, peers: 4, faults: kinds("crash")},
 	// One machine is cut off for 13 s, and its pods are replaced meanwhile. In 1 of 40 runs none of them holds room that nobody gives back.
 	{bug: bugs.KeepClaims, found: []string{"claims"}, seed: 16, tries: 3, peers: 3, faults: kinds("isolate"), calm: 20 * time.Second},
