@@ -56,6 +56,7 @@ func (l *Link) dial(ctx context.Context, address, service, want string) (*Conn, 
 	if err != nil {
 		return nil, err
 	}
+	raw = wholeConn{raw}
 	conn := &Conn{service: service}
 	conn.Conn = tls.Client(raw, &tls.Config{
 		MinVersion:           tls.VersionTLS13,

@@ -43,7 +43,7 @@ type mergedConn struct {
 var mergeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 32<<10); return &b }}
 
 func newMergedConn(conn net.Conn) *mergedConn {
-	c := &mergedConn{Conn: conn}
+	c := &mergedConn{Conn: wholeConn{conn}}
 	c.changed = sync.NewCond(&c.mu)
 	return c
 }
@@ -158,4 +158,16 @@ func (c *mergedConn) Close() error {
 		}
 	}
 	return c.Conn.Close()
+}
+
+// wholeConn ends as a whole: when it takes nothing more its reader ends too. On a connection whose reader waits on, gRPC asks for streams
+// again and again, without a pause. A kernel's TCP does the same but for deadlines.
+type wholeConn struct{ net.Conn }
+
+func (c wholeConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		_ = c.Conn.Close()
+	}
+	return n, err
 }

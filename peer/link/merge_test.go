@@ -97,6 +97,14 @@ func TestMergedWritesEnd(t *testing.T) {
 			t.Fatal("no error of a connection that the other side has closed")
 		}
 	}
+	broken := newMergedConn(halfBroken{merged.Conn, make(chan struct{})})
+	broken.merge()
+	if _, err := broken.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := broken.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the reader of a connection that takes nothing more ends with: %v", err)
+	}
 	stuck, _ := mergedPair(t)
 	_ = stuck.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	for {
@@ -109,4 +117,22 @@ func TestMergedWritesEnd(t *testing.T) {
 	if took := time.Since(begun); took > 5*closeTimeout {
 		t.Errorf("Close waited %v for a reader that does not read", took)
 	}
+}
+
+// halfBroken takes nothing, and its reader waits until it is closed.
+type halfBroken struct {
+	net.Conn
+	closed chan struct{}
+}
+
+func (halfBroken) Write([]byte) (int, error) { return 0, errors.New("broken") }
+
+func (c halfBroken) Read([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c halfBroken) Close() error {
+	close(c.closed)
+	return nil
 }
