@@ -32,7 +32,7 @@ const (
 // runBalance looks after this peer's share of leaderships until ctx ends. It stands apart from runLeaderships, because handing over takes
 // its time and a duty that was lost must end at once: two meta leaders would contradict each other about which nodes are alive.
 func (p *Peer) runBalance(ctx context.Context) error {
-	told := map[string]time.Time{}
+	told, down, leaders := map[string]time.Time{}, map[string]time.Time{}, &shards.Leaders{}
 	for {
 		interval := balanceInterval
 		if !p.serving.Load() {
@@ -53,7 +53,7 @@ func (p *Peer) runBalance(ctx context.Context) error {
 				told[peer] = time.Now().Add(why.lasts / 2)
 			}
 		}
-		p.balance(ctx)
+		p.balance(ctx, leaders, down)
 	}
 }
 
@@ -160,21 +160,25 @@ func recordedUnder(ctx context.Context, host *consensus.Host, prefix string, now
 }
 
 // balance hands leaderships over that other peers should have. Every peer plans for all and acts only on its own, so nobody has to
-// be asked.
-func (p *Peer) balance(ctx context.Context) {
+// be asked. down notes since when others have been lost.
+func (p *Peer) balance(ctx context.Context, leaders *shards.Leaders, down map[string]time.Time) {
 	unfit, err := p.unfit(ctx)
 	if err != nil {
 		return // without the meta shard it is not known who may lead
 	}
+	now := time.Now()
 	var peers []shards.Peer
 	for _, member := range p.members.Members() {
-		peer := shards.Peer{ID: member.PeerID, Zone: member.Tags.Zone, Weight: 1, Leaves: unfit[member.PeerID]}
-		if member.Status != membership.Alive {
-			peer.Down = p.started
+		if member.Status == membership.Alive {
+			delete(down, member.PeerID)
+		} else if down[member.PeerID].IsZero() {
+			down[member.PeerID] = now
 		}
-		peers = append(peers, peer)
+		peers = append(peers, shards.Peer{
+			ID: member.PeerID, Zone: member.Tags.Zone, Weight: 1, Leaves: unfit[member.PeerID], Down: down[member.PeerID],
+		})
 	}
-	for _, transfer := range shards.PlanLeaders(peers, p.leaders(ctx)) {
+	for _, transfer := range leaders.Due(peers, p.leaders(ctx), now) {
 		if transfer.From != p.self.ID {
 			continue
 		}

@@ -32,3 +32,15 @@ func OnShard(shard uint64, rev store.Revision) store.Revision {
 	}
 	return max(at, 0)
 }
+
+// AtLeast is the shard's own lowest revision that is not below rev; 0 for 0, and rev itself if there is none.
+func AtLeast(shard uint64, rev store.Revision) store.Revision {
+	if rev == 0 {
+		return 0
+	}
+	at := CloseTarget(shard, rev)
+	if at < rev {
+		at += store.Tick
+	}
+	return max(at, rev)
+}

@@ -3,6 +3,7 @@ package shards
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // Transfer asks a shard's leader to hand over.
@@ -11,14 +12,36 @@ type Transfer struct {
 	From, To string
 }
 
+// calmAfterLoss is for how long leaders stay where they are after a peer was lost. A new leader waits anew before it gives up the lost
+// peer's pods, so evening out at that time would make their outage half as long again.
+const calmAfterLoss = 20 * time.Second
+
+// Leaders is what whoever evens leaders out remembers of the look before.
+type Leaders struct{ wished []Transfer }
+
+// Due are the transfers of PlanLeaders for which it is time: at once those from peers that should lead nothing, the others if they were
+// wished for at the look before, too. What leads a moment after a peer was lost, and before anybody knows, is not evened out.
+func (l *Leaders) Due(peers []Peer, current []Assignment, now time.Time) []Transfer {
+	leaves := map[string]bool{}
+	for _, p := range peers {
+		leaves[p.ID] = p.Leaves
+	}
+	before := l.wished
+	l.wished = PlanLeaders(peers, current, now)
+	return slices.DeleteFunc(slices.Clone(l.wished), func(t Transfer) bool { return !leaves[t.From] && !slices.Contains(before, t) })
+}
+
 // PlanLeaders spreads leaders over the peers that hold voters, as evenly for their weights as the
 // voters allow. Where a peer leads too many and none of its shards' voters is on a peer that leads
 // too few, others pass one on in between. Peers that leave, or that should lead nothing, hand over
-// whenever somebody else can lead. Shards whose leader is not known, and busy ones, are left alone.
-func PlanLeaders(peers []Peer, current []Assignment) []Transfer {
+// whenever somebody else can lead, all others stay as they are for a while after a peer was lost. Shards whose leader is not known, and
+// busy ones, are left alone.
+func PlanLeaders(peers []Peer, current []Assignment, now time.Time) []Transfer {
 	p := leaderPlanner{peers: map[string]Peer{}, led: map[string]int{}}
+	calm := true
 	for _, q := range peers {
 		p.peers[q.ID] = q
+		calm = calm && (q.Down.IsZero() || now.Sub(q.Down) >= calmAfterLoss)
 	}
 	for _, a := range current {
 		if a.Leader != "" {
@@ -31,7 +54,7 @@ func PlanLeaders(peers []Peer, current []Assignment) []Transfer {
 	slices.SortFunc(p.shards, func(a, b Assignment) int { return cmp.Compare(a.Shard, b.Shard) })
 	first := slices.Clone(p.shards)
 	p.vacate()
-	for p.shift() { // each turn makes the spread better by one, so it ends
+	for calm && p.shift() { // each turn makes the spread better by one, so it ends
 	}
 	var transfers []Transfer
 	for i, a := range p.shards {

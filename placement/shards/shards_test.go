@@ -353,7 +353,7 @@ func walk(t *rapid.T, peers []Peer, current []Assignment, o Options) {
 		}
 	}
 	for round := 0; ; round++ {
-		transfers := PlanLeaders(peers, current)
+		transfers := PlanLeaders(peers, current, now)
 		if len(transfers) == 0 {
 			return
 		}
@@ -452,7 +452,7 @@ func TestLeaders(t *testing.T) {
 			led[current[i].Leader]++
 		}
 		for round := 0; ; round++ {
-			transfers := PlanLeaders(peers, current)
+			transfers := PlanLeaders(peers, current, now)
 			if len(transfers) == 0 {
 				return
 			}
@@ -469,4 +469,42 @@ func TestLeaders(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLeadersStayAfterALoss: nothing is evened out while the lost peer's pods are replaced, but who should lead nothing hands over.
+func TestLeadersStayAfterALoss(t *testing.T) {
+	plan := func(lost time.Duration, leaves bool) int {
+		peers := []Peer{{ID: "a", Weight: 1, Leaves: leaves}, {ID: "b", Weight: 1}, {ID: "c", Weight: 1, Down: now.Add(-lost)}}
+		var current []Assignment
+		for shard := range uint64(4) {
+			current = append(current, Assignment{Shard: shard, Leader: "a", Replicas: []Replica{
+				{Peer: "a", Voter: true}, {Peer: "b", Voter: true}, {Peer: "c", Voter: true},
+			}})
+		}
+		return len(PlanLeaders(peers, current, now))
+	}
+	if n := plan(calmAfterLoss-time.Second, false); n != 0 {
+		t.Errorf("%d leaders move right after a peer was lost", n)
+	}
+	if n := plan(calmAfterLoss, false); n != 2 {
+		t.Errorf("%d leaders move once that is over", n)
+	}
+	if n := plan(time.Second, true); n != 4 {
+		t.Errorf("%d leaders move off a peer that should lead nothing", n)
+	}
+}
+
+// TestLeadersAreEvenedOutAtTheSecondLook: unless somebody should lead nothing.
+func TestLeadersAreEvenedOutAtTheSecondLook(t *testing.T) {
+	voters := []Replica{{Peer: "a", Voter: true}, {Peer: "b", Voter: true}}
+	current := []Assignment{{Shard: 1, Leader: "a", Replicas: voters}, {Shard: 2, Leader: "a", Replicas: voters}}
+	var leaders Leaders
+	for look, want := range []int{0, 1, 1} {
+		if due := leaders.Due([]Peer{{ID: "a", Weight: 1}, {ID: "b", Weight: 1}}, current, now); len(due) != want {
+			t.Errorf("look %d: %+v", look+1, due)
+		}
+	}
+	if due := (&Leaders{}).Due([]Peer{{ID: "a", Weight: 1, Leaves: true}, {ID: "b", Weight: 1}}, current, now); len(due) != 2 {
+		t.Errorf("off a peer that leaves: %+v", due)
+	}
 }

@@ -22,9 +22,10 @@ const (
 
 // keeper is what the meta leader does for the shards, as peer/shardkeeper.go does: which peer is to hold which replica, and who should lead.
 type keeper struct {
-	meta *meta
-	down map[string]time.Time
-	busy int
+	meta    *meta
+	down    map[string]time.Time
+	leaders shards.Leaders
+	busy    int
 }
 
 func (k *keeper) keep() {
@@ -309,13 +310,14 @@ func (k *keeper) balance() {
 		return
 	}
 	t.node.do(balanceInterval, "balance", k.balance)
-	peers := k.peers(t.node.monotonic())
+	now := t.node.monotonic()
+	peers := k.peers(now)
 	for i := range peers {
 		if t.model.byName[peers[i].ID].unfit() {
 			peers[i].Leaves = true
 		}
 	}
-	for _, transfer := range shards.PlanLeaders(peers, t.model.assignments(t.node)) {
+	for _, transfer := range k.leaders.Due(peers, t.model.assignments(t.node), now) {
 		s := t.model.shards[transfer.Shard]
 		if to, ok := s.assignment.Of(transfer.To); ok && s.leads != nil && s.leads.node.name == transfer.From {
 			s.leads.transfer(to.ID)

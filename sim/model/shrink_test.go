@@ -17,7 +17,7 @@ func TestShrinking(t *testing.T) {
 		scenario     string
 	}{
 		{model.BugNoFencingTime, "identity", 2, `
-seed 1
+seed 3
 nodes 3 zones 3 cpu 16 memory 32Gi pods 110
 shards 2
 deployment web replicas 24 cpu 250m memory 128Mi

@@ -84,7 +84,7 @@ func (s *Storage) listOne(ctx context.Context, key string, want wanted, sink *li
 		return 0, err
 	}
 	if want.exact == 0 {
-		kv, rev, err := s.read(ctx, shard, key, want.minimum, want.newest)
+		kv, rev, err := s.read(ctx, shard, key, want.on(shard).minimum, want.newest)
 		if err == nil && kv.Mod != 0 {
 			_, err = sink.add(ctx, kv)
 		}
@@ -115,6 +115,7 @@ func (s *Storage) listRange(ctx context.Context, prefix, continueKey string, wan
 	if err != nil {
 		return listed{}, err
 	}
+	want = want.on(shards...)
 	snap, err := s.pin(ctx, shards, want)
 	if err != nil {
 		return listed{}, err

@@ -121,6 +121,15 @@ func (s *Storage) wants(opts kstorage.ListOptions, withRev int64) (wanted, error
 	return wanted{minimum: minimum, newest: newest}, nil
 }
 
+// on is what is wanted of these shards. A single one has to reach a revision of its own that is not below the minimum, and not only to be
+// closed through it: the result names at least the minimum, and the next one, which names what the shard has reached, must not name less.
+func (w wanted) on(shards ...uint64) wanted {
+	if len(shards) == 1 {
+		w.minimum = merge.AtLeast(shards[0], w.minimum)
+	}
+	return w
+}
+
 // pin finds the revision at which the shards can answer.
 func (s *Storage) pin(ctx context.Context, shards []uint64, want wanted) (snapshot, error) {
 	snap := snapshot{shards: shards}

@@ -139,7 +139,7 @@ func (w *watcher) start(after store.Revision, opts kstorage.ListOptions) (begun,
 	switch {
 	case err != nil:
 	case w.wantInitial:
-		want := wanted{minimum: after, newest: opts.ResourceVersion == ""}
+		want := wanted{minimum: after, newest: opts.ResourceVersion == ""}.on(b.shards...)
 		b.snap, err = w.s.pin(w.ctx, b.shards, want)
 		if err == nil && b.snap.rev == 0 {
 			b.snap.rev, err = w.s.present(w.ctx, b.shards[0], want)
