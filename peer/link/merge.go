@@ -167,7 +167,7 @@ type wholeConn struct{ net.Conn }
 func (c wholeConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	if err != nil {
-		_ = c.Conn.Close()
+		_ = c.Close()
 	}
 	return n, err
 }
