@@ -9,12 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/client-go/rest"
-
 	"shoal/consensus"
 	"shoal/consensus/bugs"
 	"shoal/mesh/membership"
-	"shoal/peer/api"
 	"shoal/peer/controllers"
 	"shoal/placement/repair"
 )
@@ -153,7 +150,7 @@ func (p *Peer) runControllers(ctx context.Context) {
 	for {
 		err := p.api.WaitReady(ctx)
 		if err == nil {
-			err = controllers.Run(ctx, p.controllersConfig(ctx))
+			err = controllers.Run(ctx, p.controllersConfig())
 		}
 		if ctx.Err() != nil {
 			return
@@ -167,13 +164,11 @@ func (p *Peer) runControllers(ctx context.Context) {
 	}
 }
 
-func (p *Peer) controllersConfig(ctx context.Context) controllers.Config {
+func (p *Peer) controllersConfig() controllers.Config {
 	cluster := p.self.Cluster
 	return controllers.Config{
-		Loopback: api.Until(ctx, p.api.Loopback()),
-		LoopbackAs: func(name string, groups ...string) *rest.Config {
-			return api.Until(ctx, p.api.LoopbackAs(name, groups...))
-		},
+		Loopback:          p.api.Loopback(),
+		LoopbackAs:        p.api.LoopbackAs,
 		ProvidePods:       p.api.Pods().Provide,
 		NodePorts:         p.api.NodePorts(),
 		RootCA:            cluster.CAPEM(),
