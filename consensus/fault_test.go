@@ -312,7 +312,12 @@ func TestAFailedHostKeepsNobodyWaiting(t *testing.T) {
 		_, err := hosts["a"].Propose(t.Context(), 1, put("k", "w"))
 		ended <- err
 	}()
-	time.Sleep(100 * time.Millisecond)
+	eventually(t, "a knows no leader, and both wait for one", func() error {
+		if s := status(hosts["a"], 1); s.Leader != "" {
+			return fmt.Errorf("it follows %s", s.Leader)
+		}
+		return nil
+	})
 	consensus.Fail(hosts["a"])
 	for range 2 {
 		select {

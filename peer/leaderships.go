@@ -167,11 +167,7 @@ func (p *Peer) runControllers(ctx context.Context) {
 func (p *Peer) controllersConfig() controllers.Config {
 	cluster := p.self.Cluster
 	return controllers.Config{
-		Loopback:          p.api.Loopback(),
-		LoopbackAs:        p.api.LoopbackAs,
-		ProvidePods:       p.api.Pods().Provide,
-		NodePorts:         p.api.NodePorts(),
-		RootCA:            cluster.CAPEM(),
+		Loopback: p.api.Loopback(), LoopbackAs: p.api.LoopbackAs, ProvidePods: p.api.Pods().Provide, NodePorts: p.api.NodePorts(), RootCA: cluster.CAPEM(),
 		ServiceAccountKey: cluster.ServiceAccountKey,
 		SigningCA:         func() (*x509.Certificate, crypto.Signer, error) { return cluster.CA, cluster.CAKey(), nil },
 		Logger:            p.log,

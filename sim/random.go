@@ -24,7 +24,7 @@ const (
 func Random(seed uint64, peers int, length time.Duration) (*Scenario, error) {
 	switch {
 	case peers < 3 || peers > mostNodes:
-		return nil, fmt.Errorf("random faults need other than %d peers; expected: 3 to %d", peers, mostNodes)
+		return nil, fmt.Errorf("%d peers cannot be simulated under random faults; expected: 3 to %d", peers, mostNodes)
 	case length < ShortestRandom || length > longest:
 		return nil, fmt.Errorf("%s is no time for random faults; expected: %s to %s", length, ShortestRandom, longest)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	restclient "k8s.io/client-go/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	controlplane "k8s.io/kubernetes/pkg/controlplane/apiserver"
 	admissionregistrationrest "k8s.io/kubernetes/pkg/registry/admissionregistration/rest"
@@ -161,7 +163,7 @@ func (g hookedGroup) PostStartHook() (string, genericapiserver.PostStartHookFunc
 		return name, nil, err
 	}
 	return name, func(ctx genericapiserver.PostStartHookContext) error {
-		ctx.LoopbackClientConfig = Until(ctx, ctx.LoopbackClientConfig)
+		ctx.LoopbackClientConfig = until(ctx, ctx.LoopbackClientConfig)
 		whole := func() { persist(ctx, g.log, name, func(context.Context) error { return hook(ctx) }) }
 		if g.first == nil {
 			whole()
@@ -171,6 +173,27 @@ func (g hookedGroup) PostStartHook() (string, genericapiserver.PostStartHookFunc
 		go whole()
 		return nil
 	}, nil
+}
+
+// until is config for clients whose requests fail at once when ctx has ended. Upstream's hooks write object after object without a context,
+// and a request that is refused a connection is tried ten times: without a server that would go on for hours.
+func until(ctx context.Context, config *restclient.Config) *restclient.Config {
+	config = restclient.CopyConfig(config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return living{ctx, next} })
+	return config
+}
+
+// living sends requests while ctx has not ended.
+type living struct {
+	ctx  context.Context
+	next http.RoundTripper
+}
+
+func (l living) RoundTrip(request *http.Request) (*http.Response, error) {
+	if err := l.ctx.Err(); err != nil {
+		return nil, fmt.Errorf("the server has ended: %w", err)
+	}
+	return l.next.RoundTrip(request)
 }
 
 // persist repeats do until it succeeds or ctx ends.

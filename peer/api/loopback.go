@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"sync"
@@ -49,27 +48,6 @@ func newLoopbackConfig(handler func() http.Handler, u user.Info) *rest.Config {
 
 func privilegedUser() user.Info {
 	return &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
-}
-
-// Until is config for clients whose requests fail at once when ctx has ended. Some of upstream's code writes object after object without a
-// context, and a request that a server turns away as it ends is tried ten times.
-func Until(ctx context.Context, config *rest.Config) *rest.Config {
-	config = rest.CopyConfig(config)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return living{ctx, next} })
-	return config
-}
-
-// living sends requests while ctx has not ended.
-type living struct {
-	ctx  context.Context
-	next http.RoundTripper
-}
-
-func (l living) RoundTrip(request *http.Request) (*http.Response, error) {
-	if err := l.ctx.Err(); err != nil {
-		return nil, fmt.Errorf("the client has ended: %w", err)
-	}
-	return l.next.RoundTrip(request)
 }
 
 // RoundTrip runs the handler in a goroutine of its own and returns when it has sent its headers. The handler ends when

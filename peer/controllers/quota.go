@@ -39,15 +39,7 @@ func quota(ctx context.Context, e *environment, name string) (runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	registry := generic.NewRegistry(configuration.Evaluators())
-	// What ends while it is made must be made all the same: upstream's constructor leaves its queues behind when it fails.
-	discover := func() ([]*metav1.APIResourceList, error) {
-		found, err := client.Discovery().ServerPreferredNamespacedResources()
-		if ctx.Err() != nil {
-			return nil, nil
-		}
-		return found, err
-	}
+	discover, registry := client.Discovery().ServerPreferredNamespacedResources, generic.NewRegistry(configuration.Evaluators())
 	quotas := e.informers.Core().V1().ResourceQuotas()
 	c, err := resourcequota.NewController(ctx, &resourcequota.ControllerOptions{
 		QuotaClient:               patientQuotas{client.CoreV1(), quotas.Lister(), registry},

@@ -109,10 +109,6 @@ func Run(ctx context.Context, config Config) error {
 	for _, c := range standing {
 		r, err := c.build(ctx, e, c.name)
 		if err != nil {
-			cancel()
-			for _, made := range runners {
-				made(ctx) // it ends at once, and its queues with it
-			}
 			return fmt.Errorf("controllers: %s: %w", c.name, err)
 		}
 		runners = append(runners, r)
