@@ -17,6 +17,7 @@ import (
 
 	"shoal/consensus"
 	"shoal/consensus/consensustest"
+	"shoal/internal/transcript"
 )
 
 // The tests of faults that end a process run each host in one of its own: this test binary, started anew, over real sockets. It takes
@@ -235,7 +236,7 @@ type child struct {
 	command *exec.Cmd
 	in      io.WriteCloser
 	out     *json.Decoder
-	errors  *strings.Builder
+	errors  *transcript.Buffer
 }
 
 // freeAddresses finds an address for each peer.
@@ -261,7 +262,7 @@ func (c *child) start(t *testing.T) {
 	}
 	c.command = exec.Command(os.Args[0])
 	c.command.Env = append(os.Environ(), processConfig+"="+string(config))
-	c.errors = &strings.Builder{}
+	c.errors = &transcript.Buffer{}
 	c.command.Stderr = c.errors
 	out, err := c.command.StdoutPipe()
 	if err != nil {
@@ -274,7 +275,7 @@ func (c *child) start(t *testing.T) {
 	if err := c.command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	running, said := c.command, c.errors
+	running, output := c.command, c.errors
 	t.Cleanup(func() {
 		if !t.Failed() {
 			_ = running.Process.Kill() //nolint:errcheck // gone already, most likely
@@ -283,7 +284,7 @@ func (c *child) start(t *testing.T) {
 		// What all its goroutines are waiting for tells more than that it did not come.
 		if running.Process.Signal(syscall.SIGQUIT) == nil {
 			_ = running.Wait() //nolint:errcheck // it ends with the signal
-			t.Logf("host %s said:\n%s", c.Peer, said)
+			t.Logf("host %s said:\n%s", c.Peer, output)
 		}
 	})
 }

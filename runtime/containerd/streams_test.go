@@ -15,26 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"shoal/internal/transcript"
 	"shoal/runtime/pods"
 )
 
-// safeBuffer is a buffer that may be read while it is written.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
+// safeBuffer can be waited for.
+type safeBuffer struct{ transcript.Buffer }
 
 func (s *safeBuffer) wait(t *testing.T, text string) {
 	t.Helper()
