@@ -56,6 +56,8 @@ type group struct {
 	// The log has the entries first to last, in runs; last is first-1 when it is empty.
 	first, last uint64
 	runs        []run
+	// moved are runs that were read at a start and not put into their places yet, which is done before entries are taken away, and at last.
+	moved []run
 }
 
 func newGroup(n node) *group { return &group{node: n, first: 1} }
@@ -94,6 +96,7 @@ func (g *group) append(r run) error {
 
 // keep cuts the log to the entries first to last.
 func (g *group) keep(first, last uint64) {
+	g.put()
 	var runs []run
 	for _, r := range g.runs {
 		if r = r.from(first).to(last); r.count > 0 {
@@ -110,30 +113,69 @@ func (g *group) overlay(moved run) {
 	if moved.count == 0 {
 		return
 	}
-	// A run is moved as it stands, almost always. Building all runs anew for each would cost a shard of many small ones the square of their
-	// number, with the store's mutex held.
-	if at := g.find(moved.first()); at < len(g.runs) && g.runs[at].first() == moved.first() && g.runs[at].last() == moved.last() {
-		g.runs[at].seg.live -= int64(g.runs[at].size)
-		moved.seg.live += int64(moved.size)
-		g.runs[at] = moved
+	// Only what the run meets is touched: building all runs anew for each that is moved would cost a shard of many small ones the square of
+	// their number, in a reclamation with the store's mutex held, and at every start, when the segment they came from is gone.
+	at := g.find(moved.first())
+	end := at + sort.Search(len(g.runs)-at, func(i int) bool { return g.runs[at+i].first() > moved.last() })
+	put := make([]run, 0, 3)
+	if at < end {
+		if before := g.runs[at].to(moved.first() - 1); before.count > 0 {
+			put = append(put, before)
+		}
+	}
+	put = append(put, moved)
+	if at < end {
+		if after := g.runs[end-1].from(moved.last() + 1); after.count > 0 {
+			put = append(put, after)
+		}
+	}
+	for _, r := range put {
+		r.seg.live += int64(r.size)
+	}
+	for _, r := range g.runs[at:end] {
+		r.seg.live -= int64(r.size)
+	}
+	g.runs = slices.Replace(g.runs, at, end, put...)
+}
+
+// put gives the runs that were moved their places. That is done for many at once: each of those that stand behind would be moved up for each
+// of those that belong before it.
+func (g *group) put() {
+	moved := g.moved
+	g.moved = nil
+	if len(moved) < 2 || !ascending(moved) {
+		for _, r := range moved {
+			g.overlay(r)
+		}
 		return
 	}
-	runs := []run{moved}
-	for _, r := range g.runs {
-		if before := r.to(moved.first() - 1); before.count > 0 {
-			runs = append(runs, before)
+	all, old := make([]run, 0, len(g.runs)+len(moved)), slices.Clone(g.runs)
+	for _, r := range moved {
+		for len(old) > 0 && old[0].last() < r.first() {
+			all, old = append(all, old[0]), old[1:]
 		}
-		if after := r.from(moved.last() + 1); after.count > 0 {
-			runs = append(runs, after)
+		if len(old) > 0 && old[0].first() < r.first() {
+			all = append(all, old[0].to(r.first()-1))
+		}
+		all = append(all, r)
+		for len(old) > 0 && old[0].last() <= r.last() {
+			old = old[1:]
+		}
+		if len(old) > 0 {
+			old[0] = old[0].from(r.last() + 1)
 		}
 	}
-	slices.SortFunc(runs, func(a, b run) int {
-		if a.first() < b.first() {
-			return -1
+	g.set(append(all, old...))
+}
+
+// ascending tells whether each run stands behind the one before.
+func ascending(runs []run) bool {
+	for i := 1; i < len(runs); i++ {
+		if runs[i].first() <= runs[i-1].last() {
+			return false
 		}
-		return 1
-	})
-	g.set(runs)
+	}
+	return true
 }
 
 // compact drops entries up to the index.
@@ -145,6 +187,7 @@ func (g *group) compact(index uint64) {
 
 // restart empties the log: it goes on behind the index.
 func (g *group) restart(index uint64) {
+	g.moved = nil
 	g.set(nil)
 	g.first, g.last = index+1, index
 }

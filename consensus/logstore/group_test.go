@@ -36,7 +36,14 @@ func TestRunsStandWhereTheyWereMoved(t *testing.T) {
 					}
 				})
 			case 2:
-				if len(g.runs) > 0 {
+				if len(g.runs) > 0 && rapid.Bool().Draw(t, "several") {
+					again := append([]run(nil), g.runs[rapid.IntRange(0, len(g.runs)-1).Draw(t, "from"):]...)
+					for _, r := range again {
+						part := r.from(r.first() + uint64(rapid.IntRange(0, int(r.count)-1).Draw(t, "without")))
+						put(part, func(r run) { g.moved = append(g.moved, r) })
+					}
+					g.put()
+				} else if len(g.runs) > 0 {
 					put(rapid.SampledFrom(g.runs).Draw(t, "run"), g.overlay)
 				}
 			case 3:
@@ -51,6 +58,44 @@ func TestRunsStandWhereTheyWereMoved(t *testing.T) {
 			}
 			checkPlaces(t, g, want, segments)
 		}
+	})
+}
+
+// TestMovedRunsFillTheirGaps starts with some runs missing, whose file was given back after they had been moved, and reads where they were
+// moved to, between others that stand.
+func TestMovedRunsFillTheirGaps(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		segments := []*segment{{number: 1}, {number: 2}}
+		g, want, off := newGroup(node{1, 1}), map[uint64]place{}, int64(0)
+		g.first = rapid.Uint64Range(1, 5).Draw(t, "first")
+		g.last = g.first - 1
+		g.snapshot.Index = g.last
+		var moved []run
+		for range rapid.IntRange(1, 30).Draw(t, "runs") {
+			off++
+			r := run{base: g.last + 1, count: uint32(rapid.IntRange(1, 4).Draw(t, "count")), off: off}
+			r.size = r.count
+			if rapid.Bool().Draw(t, "moved") {
+				r.seg = segments[1]
+				moved = append(moved, r)
+				g.last = r.last()
+			} else {
+				r.seg = segments[0]
+				g.push(r)
+			}
+			for i := r.first(); i <= r.last(); i++ {
+				want[i] = place{r.seg, r.off}
+			}
+		}
+		if rapid.Bool().Draw(t, "one by one") {
+			for _, r := range rapid.Permutation(moved).Draw(t, "order") {
+				g.overlay(r)
+			}
+		} else {
+			g.moved = moved
+			g.put()
+		}
+		checkPlaces(t, g, want, segments)
 	})
 }
 
@@ -90,6 +135,28 @@ func BenchmarkMovingRuns(b *testing.B) {
 				r.seg = to
 				g.overlay(r)
 			}
+		})
+	}
+}
+
+// BenchmarkMovedRunsAtAStart reads where the first half of a replica's runs was moved to: the time for one does not depend on how many there
+// are.
+func BenchmarkMovedRunsAtAStart(b *testing.B) {
+	for name, count := range map[string]int{"1k": 1_000, "20k": 20_000} {
+		b.Run(name, func(b *testing.B) {
+			seg := &segment{number: 1}
+			for b.Loop() {
+				g := newGroup(node{1, 1})
+				g.last = uint64(count)
+				for i := range count {
+					g.push(run{base: uint64(count + i + 1), count: 1, seg: seg, size: 1})
+				}
+				for i := range count {
+					g.moved = append(g.moved, run{base: uint64(i + 1), count: 1, seg: seg, size: 1})
+				}
+				g.put()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*count), "ns/run")
 		})
 	}
 }

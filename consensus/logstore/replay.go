@@ -35,6 +35,7 @@ func (s *Store) replay() error {
 		}
 	}
 	for _, g := range s.sortedGroups() {
+		g.put()
 		if g.damage = g.check(); g.damage == nil {
 			g.damage = g.compare(s.marks.get(g.node))
 		}
@@ -148,7 +149,9 @@ func (s *Store) replayRun(d *decoder, kind byte, g *group, seg *segment) {
 		return
 	}
 	if kind == opMoved {
-		g.overlay(r)
+		if r = r.from(g.first).to(g.last); r.count > 0 {
+			g.moved = append(g.moved, r)
+		}
 		return
 	}
 	if err := g.append(r); err != nil {
