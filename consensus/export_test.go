@@ -31,9 +31,9 @@ func BreakMachine(h *Host, shard uint64) error {
 }
 
 // rawConn is a raft connection to a peer, with nobody but the caller on it.
-func rawConn(ctx context.Context, h *Host, peer string) (raftConn, error) {
+func rawConn(ctx context.Context, h *Host, peer string) (*raftConn, error) {
 	l := newRaftLine(h.cfg.Logger, func(*raftLine) {})
-	return raftConn{l}, l.dial(ctx, func(ctx context.Context) (net.Conn, error) { return h.cfg.Dial(ctx, peer, ServiceRaft) })
+	return &raftConn{line: l}, l.dial(ctx, func(ctx context.Context) (net.Conn, error) { return h.cfg.Dial(ctx, peer, ServiceRaft) })
 }
 
 // FaultLimit is faultLimit.

@@ -92,6 +92,30 @@ func (l *raftLine) release() {
 	}
 }
 
+// watch ends the line when the other side is gone, also while nothing is sent: nobody writes on it but this side.
+func (l *raftLine) watch() {
+	_, err := l.conn.Read(make([]byte, 1))
+	if err == nil {
+		err = fmt.Errorf("%w: an answer", errRaftFrame)
+	}
+	l.mu.Lock()
+	broken := l.err != nil
+	if !broken {
+		l.err = err
+	}
+	l.room.Broadcast()
+	l.mu.Unlock()
+	if !broken {
+		l.hangUp()
+	}
+}
+
+func (l *raftLine) broken() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err != nil
+}
+
 func (l *raftLine) hangUp() {
 	if err := l.conn.Close(); err != nil {
 		l.log.Debug("close raft connection", "err", err)
@@ -181,24 +205,57 @@ func (l *raftLine) write() {
 }
 
 // raftConn is one of dragonboat's connections on a line. dragonboat uses it from one goroutine.
-type raftConn struct{ line *raftLine }
+type raftConn struct {
+	line *raftLine
+	sent time.Time
+	// again finds another line to the same peer.
+	again func() (*raftLine, error)
+}
 
-func (c raftConn) Close() { c.line.release() }
+func (c *raftConn) Close() { c.line.release() }
 
-func (c raftConn) SendMessageBatch(b raftpb.MessageBatch) error { return c.line.send(frameBatch, &b) }
+// lineIdle is how long a connection has to have been silent to leave a line that has broken without a word.
+const lineIdle = 500 * time.Millisecond
 
-func (c raftConn) SendChunk(chunk raftpb.Chunk) error { return c.line.send(frameChunk, &chunk) }
+// SendMessageBatch tells of a line that has broken if something of this connection may have been lost just now. dragonboat sends nothing to
+// that peer, on any connection, for up to one and a half seconds then. That must not happen for a line that broke long ago: a follower has
+// nothing to say to another until their leader dies, and that would be the moment at which it finds out, after the other has come back.
+func (c *raftConn) SendMessageBatch(b raftpb.MessageBatch) error {
+	now := time.Now()
+	if now.Sub(c.sent) > lineIdle && c.line.broken() {
+		l, err := c.again()
+		if err != nil {
+			return err
+		}
+		c.line.release()
+		c.line = l
+	}
+	c.sent = now
+	return c.line.send(frameBatch, &b)
+}
+
+func (c *raftConn) SendChunk(chunk raftpb.Chunk) error { return c.line.send(frameChunk, &chunk) }
 
 // redialEvery is how often a connection that raft waits for is tried.
 const redialEvery = 100 * time.Millisecond
 
-// GetConnection tries for a while before it gives up. dragonboat leaves a peer that could not be reached alone for up to one and a half
-// seconds; one that came back would not hear of an election meanwhile, and the next death would find no majority.
+// GetConnection is for messages, of many shards.
 func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
+	find := func() (*raftLine, error) { return t.line(ctx, target) }
+	l, err := find()
+	if err != nil {
+		return nil, err
+	}
+	return &raftConn{line: l, again: find}, nil
+}
+
+// line tries for a while before it gives up. dragonboat leaves a peer that could not be reached alone for up to one and a half seconds; one
+// that came back would not hear of an election meanwhile, and the next death would find no majority.
+func (t *transport) line(ctx context.Context, target string) (*raftLine, error) {
 	for begun := time.Now(); ; {
-		conn, err := t.shared(ctx, target)
+		l, err := t.shared(ctx, target)
 		if err == nil {
-			return conn, nil
+			return l, nil
 		}
 		if time.Since(begun) > raftWriteTimeout {
 			return nil, err
@@ -213,8 +270,8 @@ func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IC
 	}
 }
 
-// shared is a connection on the peer's line, which is dialled if there is none.
-func (t *transport) shared(ctx context.Context, target string) (raftio.IConnection, error) {
+// shared is the peer's line, which is dialled if there is none.
+func (t *transport) shared(ctx context.Context, target string) (*raftLine, error) {
 	t.mu.Lock()
 	l, ok := t.lines[target]
 	joined := ok && l.join()
@@ -223,16 +280,17 @@ func (t *transport) shared(ctx context.Context, target string) (raftio.IConnecti
 		t.lines[target] = l
 	}
 	t.mu.Unlock()
-	var err error
 	if joined {
-		err = l.await(ctx)
-	} else {
-		err = l.dial(ctx, t.dialler(target))
+		if err := l.await(ctx); err != nil {
+			return nil, err
+		}
+		return l, nil
 	}
-	if err != nil {
+	if err := l.dial(ctx, t.dialler(target)); err != nil {
 		return nil, err
 	}
-	return raftConn{l}, nil
+	t.done.Go(l.watch)
+	return l, nil
 }
 
 // drop forgets a peer's line, if it is still that one.
@@ -250,7 +308,7 @@ func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (r
 	if err := l.dial(ctx, t.dialler(target)); err != nil {
 		return nil, err
 	}
-	return raftConn{l}, nil
+	return &raftConn{line: l}, nil
 }
 
 func (t *transport) dialler(target string) func(context.Context) (net.Conn, error) {

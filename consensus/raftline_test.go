@@ -39,12 +39,23 @@ func mustConnect(t testing.TB, tr *transport, target string) raftio.IConnection 
 type held struct {
 	net.Conn
 	letGo          chan error
+	gone           chan struct{} // ends reads
 	writes, closed atomic.Int64
 	written        atomic.Int64
 }
 
+func newHeld(room int) *held { return &held{letGo: make(chan error, room), gone: make(chan struct{})} }
+
+func (h *held) Read([]byte) (int, error) { <-h.gone; return 0, io.EOF }
+
 func (h *held) SetWriteDeadline(time.Time) error { return nil }
-func (h *held) Close() error                     { h.closed.Add(1); return nil }
+
+func (h *held) Close() error {
+	if h.closed.Add(1) == 1 {
+		close(h.gone)
+	}
+	return nil
+}
 
 func (h *held) Write(b []byte) (int, error) {
 	h.writes.Add(1)
@@ -55,7 +66,7 @@ func (h *held) Write(b []byte) (int, error) {
 // TestConnectionsToAPeerShareALine sends on four connections to a peer while the first message is on its way: the others leave together.
 func TestConnectionsToAPeerShareALine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		line, dials := &held{letGo: make(chan error)}, 0
+		line, dials := newHeld(0), 0
 		tr := dialTransport(func(context.Context) (net.Conn, error) { dials++; return line, nil })
 		var conns []raftio.IConnection
 		for range 4 {
@@ -89,33 +100,70 @@ func TestConnectionsToAPeerShareALine(t *testing.T) {
 	})
 }
 
-// TestABrokenLineIsReplaced lets a write fail: every connection on the line hears of it, and a new one gets a new line.
+// TestABrokenLineIsReplaced lets a write fail: every connection that has just sent something hears of it, one that has been silent goes on
+// with another line, and so does a new one.
 func TestABrokenLineIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		broken, sound := &held{letGo: make(chan error, 1)}, &held{letGo: make(chan error, 1)}
+		broken, sound := newHeld(3), newHeld(3)
 		next := []net.Conn{broken, sound}
 		tr := dialTransport(func(context.Context) (net.Conn, error) {
 			c := next[0]
 			next = next[1:]
 			return c, nil
 		})
-		one, other := mustConnect(t, tr, "b"), mustConnect(t, tr, "b")
-		broken.letGo <- io.ErrClosedPipe
-		for _, c := range []raftio.IConnection{one, other} {
-			if err := c.SendMessageBatch(batchFrom("a", 1)); !errors.Is(err, io.ErrClosedPipe) {
-				t.Errorf("got %v", err)
+		one, other, silent := mustConnect(t, tr, "b"), mustConnect(t, tr, "b"), mustConnect(t, tr, "b")
+		send := func(c raftio.IConnection, want error) {
+			t.Helper()
+			if err := c.SendMessageBatch(batchFrom("a", 1)); !errors.Is(err, want) {
+				t.Errorf("got %v, want %v", err, want)
 			}
 		}
+		broken.letGo <- nil
+		send(silent, nil)
+		time.Sleep(lineIdle + 1)
+		broken.letGo <- nil
+		send(other, nil)
+		broken.letGo <- io.ErrClosedPipe
+		send(one, io.ErrClosedPipe)
+		send(other, io.ErrClosedPipe)
 		again := mustConnect(t, tr, "b")
 		one.Close()
 		other.Close()
-		sound.letGo <- nil
-		if err := again.SendMessageBatch(batchFrom("a", 1)); err != nil {
-			t.Error(err)
+		for range 3 {
+			sound.letGo <- nil
 		}
-		if mustConnect(t, tr, "b"); len(next) != 0 || len(tr.lines) != 1 {
-			t.Errorf("%d lines, %d connections were not needed", len(tr.lines), len(next))
+		send(again, nil)
+		send(silent, nil)
+		if len(next) != 0 || len(tr.lines) != 1 || broken.closed.Load() == 0 {
+			t.Errorf("%d lines, %d connections were not needed, the broken one was closed %d times", len(tr.lines), len(next), broken.closed.Load())
 		}
+		mustConnect(t, tr, "b").Close()
+		again.Close()
+		silent.Close()
+		if sound.closed.Load() != 1 || len(tr.lines) != 0 {
+			t.Errorf("%d lines are left, the sound one was closed %d times", len(tr.lines), sound.closed.Load())
+		}
+	})
+}
+
+// TestALineEndsWithThePeer: that a peer has gone is noticed while nothing is sent, so that the first message after its return arrives.
+func TestALineEndsWithThePeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before, after := newHeld(1), newHeld(1)
+		next := []net.Conn{before, after}
+		tr := dialTransport(func(context.Context) (net.Conn, error) {
+			c := next[0]
+			next = next[1:]
+			return c, nil
+		})
+		c := mustConnect(t, tr, "b")
+		before.Close() // by the other side
+		synctest.Wait()
+		after.letGo <- nil
+		if err := c.SendMessageBatch(batchFrom("a", 1)); err != nil || before.writes.Load() != 0 || after.writes.Load() != 1 {
+			t.Errorf("%v, %d messages to the peer that had gone and %d to the one that is there", err, before.writes.Load(), after.writes.Load())
+		}
+		c.Close()
 	})
 }
 
@@ -123,7 +171,7 @@ func TestABrokenLineIsReplaced(t *testing.T) {
 // being written no more is kept in memory than the bound, and both are at most one message above it.
 func TestASlowReaderHoldsUpWhoSends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		line := &held{letGo: make(chan error)}
+		line := newHeld(0)
 		tr := dialTransport(func(context.Context) (net.Conn, error) { return line, nil })
 		batch := batchFrom("a", 1)
 		batch.Requests[0].Entries = []raftpb.Entry{{Index: 1, Cmd: make([]byte, 1<<20)}}
@@ -132,6 +180,7 @@ func TestASlowReaderHoldsUpWhoSends(t *testing.T) {
 		for range 4 {
 			c := mustConnect(t, tr, "b")
 			all.Go(func() {
+				defer c.Close()
 				for range 8 {
 					if err := c.SendMessageBatch(batch); err != nil {
 						t.Error(err)
@@ -160,7 +209,7 @@ func TestAFailedCallIsForgotten(t *testing.T) {
 			if calls++; calls < 3 {
 				return nil, io.ErrUnexpectedEOF
 			}
-			return &held{}, nil
+			return newHeld(0), nil
 		})
 		mustConnect(t, tr, "b").Close()
 		if calls != 3 || len(tr.lines) != 0 {
