@@ -35,6 +35,21 @@ func (c *clock) observe(rev store.Revision) {
 	}
 }
 
+// hearsay is how far ahead of the wall clock a revision may be that this host has
+// only been told of. A cluster founded by a clock that is ahead lives with it, so it
+// is long; whoever speaks nonsense must not use up the revisions that there are.
+const hearsay = 365 * 24 * time.Hour
+
+// Exchange takes in the highest revision that another peer has seen, and returns the
+// highest that this host has seen. What exists somewhere is no stamp from the future,
+// even if it is hours ahead: where everybody knows of it, it is not refused (admit).
+func (h *Host) Exchange(seen store.Revision) store.Revision {
+	if seen <= store.At(h.clock.wall().Add(hearsay)) {
+		h.clock.observe(seen)
+	}
+	return store.Revision(h.clock.seen.Load())
+}
+
 // fit says by how much this peer's clock is too far off the others' to stamp.
 func (c *clock) fit(ctx context.Context) error {
 	if ahead, ok := c.offset(ctx); ok {

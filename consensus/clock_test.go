@@ -3,11 +3,13 @@ package consensus_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"shoal/consensus"
+	"shoal/consensus/consensustest"
 	"shoal/consensus/store"
 )
 
@@ -126,4 +128,35 @@ func getLocal(t *testing.T, hosts map[string]*consensus.Host, not string) string
 		}
 	}
 	return ""
+}
+
+// TestAClusterThatWasFoundedByAClockThatIsAhead: what one host has written hours ahead is no stamp from the future to another that has been
+// told of it.
+func TestAClusterThatWasFoundedByAClockThatIsAhead(t *testing.T) {
+	open := func(peer string, skew time.Duration) *consensus.Host {
+		h := consensustest.NewNetwork().Open(t, peer, t.TempDir(), func(c *consensus.Config) {
+			c.Now = func() time.Time { return time.Now().Add(skew) }
+		})
+		consensustest.Found(t, h)
+		return h
+	}
+	founder, other := open("a", 3*time.Hour), open("b", 0)
+	ahead := mustPut(t, founder, 1, "k", "v")
+	closeUpTo := func() error {
+		_, err := other.Close(within(t, patience), 2, ahead)
+		return err
+	}
+	if err := closeUpTo(); !errors.Is(err, consensus.ErrFuture) {
+		t.Errorf("nobody has told of %v, and a shard was closed up to it: %v", ahead, err)
+	}
+	other.Exchange(math.MaxInt64) // nonsense
+	if seen := other.Exchange(founder.Exchange(0)); seen < ahead || seen > ahead+store.Tick {
+		t.Errorf("told of %v, a host has seen %v", ahead, seen)
+	}
+	if err := closeUpTo(); err != nil {
+		t.Error(err)
+	}
+	if rev := mustPut(t, other, 1, "k", "v"); rev <= ahead {
+		t.Errorf("told of %v, a host wrote at %v", ahead, rev)
+	}
 }

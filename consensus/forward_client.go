@@ -81,6 +81,11 @@ func (r *routes) connected(ctx context.Context, peer string) (*grpc.ClientConn, 
 	}
 }
 
+// Lost tells that a peer is believed dead: requests and watches that wait for its
+// answer go elsewhere now. A machine that loses its power says no word, and the
+// connections to it would stand for some twenty seconds.
+func (h *Host) Lost(peer string) { h.routes.lose(peer) }
+
 // ask makes one unary call. Errors are those the other peer reported, or tryAgain.
 func (h *Host) ask(ctx context.Context, peer string, c call, patience time.Duration) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience+answerSlack)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
+	"slices"
 	"sync"
 	"time"
 
@@ -194,6 +194,30 @@ func (h *Host) Local(shard uint64) (View, bool) {
 	return View{}, false
 }
 
+// DataShards lists the numbers of all data shards, in order, as a majority of the meta shard's voters knows them. Errors: those of List.
+func (h *Host) DataShards(ctx context.Context) ([]uint64, error) {
+	list, err := h.List(ctx, MetaShard, ListOptions{Prefix: shardmap.Prefix}, Linearizable)
+	if err != nil {
+		return nil, fmt.Errorf("list the shards: %w", err)
+	}
+	var shards []uint64
+	for _, kv := range list.KVs {
+		a, err := shardmap.Decode(kv.Key, kv.Value)
+		if err != nil {
+			return nil, fmt.Errorf("list the shards: %w", err)
+		}
+		if a.Shard != MetaShard {
+			shards = append(shards, a.Shard)
+		}
+	}
+	slices.Sort(shards)
+	return shards, nil
+}
+
+// ShardsRead says that this host has read the meta shard's list of shards since it started, by whichever copy. Before that, Shards
+// are those that it has replicas of, and what others have said.
+func (h *Host) ShardsRead() bool { return h.routes.loaded() }
+
 // Shards lists the numbers of the shards this host knows of, in order.
 func (h *Host) Shards() []uint64 {
 	known := map[uint64]bool{}
@@ -207,7 +231,7 @@ func (h *Host) Shards() []uint64 {
 	for s := range known {
 		shards = append(shards, s)
 	}
-	sort.Slice(shards, func(i, j int) bool { return shards[i] < shards[j] })
+	slices.Sort(shards)
 	return shards
 }
 

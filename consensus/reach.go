@@ -57,6 +57,9 @@ func (h *Host) reach(ctx context.Context, shard uint64,
 	for attempt := 1; err != nil; attempt++ {
 		var again *tryAgain
 		if !errors.As(err, &again) {
+			if uncertain && !errors.Is(err, ErrUnknownOutcome) { // whatever the last attempt says of itself, an earlier one may have taken effect
+				return shardError(shard, ErrUnknownOutcome, err)
+			}
 			return err
 		}
 		uncertain = uncertain || again.uncertain

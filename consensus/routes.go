@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -107,6 +108,21 @@ func (r *routes) unhint(shard uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.leaders, shard)
+}
+
+// lose forgets the connection to a peer, which ends what is under way on it, and that it leads anything.
+func (r *routes) lose(peer string) {
+	r.mu.Lock()
+	conn, ok := r.conns[peer]
+	delete(r.conns, peer)
+	maps.DeleteFunc(r.leaders, func(_ uint64, leader string) bool { return leader == peer })
+	r.mu.Unlock()
+	if !ok {
+		return
+	}
+	if err := conn.Close(); err != nil {
+		r.cfg.Logger.Debug("close connection", "peer", peer, "err", err)
+	}
 }
 
 func (r *routes) leader(shard uint64) string {

@@ -31,6 +31,7 @@ type Network struct {
 	deaf      map[[2]string]bool
 	conns     map[net.Conn]line
 	silenced  map[line]bool
+	stalled   map[net.Conn]bool
 }
 
 // NewNetwork returns a network without peers.
@@ -42,6 +43,7 @@ func NewNetwork() *Network {
 		deaf:      map[[2]string]bool{},
 		conns:     map[net.Conn]line{},
 		silenced:  map[line]bool{},
+		stalled:   map[net.Conn]bool{},
 	}
 }
 
@@ -138,7 +140,7 @@ func (n *Network) Dial(ctx context.Context, from, to, service string) (net.Conn,
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.conns[conn] = line{[2]string{from, to}, service}
-	return &tracked{Conn: conn, network: n, ends: [2]string{from, to}}, nil
+	return &tracked{Conn: conn, network: n, ends: [2]string{from, to}, closed: make(chan struct{})}, nil
 }
 
 // tracked is the dialling end of a connection.
@@ -146,14 +148,20 @@ type tracked struct {
 	net.Conn
 	network *Network
 	ends    [2]string
+	once    sync.Once
+	closed  chan struct{}
 }
 
-// Read breaks the connection at an answer that Deafen wants lost.
+// Read breaks the connection at an answer that Deafen wants lost, and waits after Stall.
 func (c *tracked) Read(b []byte) (int, error) {
 	size, err := c.Conn.Read(b)
 	c.network.mu.Lock()
-	lost := c.network.deaf[c.ends]
+	lost, stalled := c.network.deaf[c.ends], c.network.stalled[c.Conn]
 	c.network.mu.Unlock()
+	if stalled {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
 	if lost {
 		c.Close()
 		return 0, errUnreachable
@@ -164,7 +172,9 @@ func (c *tracked) Read(b []byte) (int, error) {
 func (c *tracked) Close() error {
 	c.network.mu.Lock()
 	delete(c.network.conns, c.Conn)
+	delete(c.network.stalled, c.Conn)
 	c.network.mu.Unlock()
+	c.once.Do(func() { close(c.closed) })
 	return c.Conn.Close()
 }
 
@@ -205,6 +215,18 @@ func (n *Network) Deafen(peer, to string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.deaf[[2]string{peer, to}] = true
+}
+
+// Stall loses all that a peer is answered from now on over the connections that it has dialled, as if the others had lost their power: they
+// do not break. New ones are sound.
+func (n *Network) Stall(peer string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for conn, l := range n.conns {
+		if l.ends[0] == peer {
+			n.stalled[conn] = true
+		}
+	}
 }
 
 // Heal ends every cut and deafness.
