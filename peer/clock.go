@@ -38,10 +38,10 @@ type clock struct {
 
 func newClock(w wall) *clock { return &clock{wall: w, wentOff: make(chan struct{}, 1)} }
 
-func (c *clock) note(by time.Duration, at lease.Moment) {
+func (c *clock) note(v lease.Verdict, at lease.Moment) {
 	c.lock.Lock()
 	defer c.lock.Unlock()
-	c.clock.Note(by, at)
+	c.clock.Note(v, at)
 }
 
 // ahead is consensus.Config.Offset.

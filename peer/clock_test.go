@@ -18,7 +18,7 @@ func TestJumpsOfTheClockCountAtOnce(t *testing.T) {
 	if _, known := c.aheadAt(begin); known {
 		t.Error("nothing was noted, yet the offset is known")
 	}
-	c.note(100*time.Millisecond, begin)
+	c.note(lease.Verdict{Ahead: 100 * time.Millisecond, Clocks: 3, Nodes: 3}, begin)
 	for name, check := range map[string]struct {
 		now  lease.Moment
 		want time.Duration
@@ -42,10 +42,10 @@ func TestTheTableFollowsItsOwnClocksJumps(t *testing.T) {
 	}
 	at := wall(nil).moment()
 	jumped := lease.Moment{Wall: at.Wall.Add(3 * time.Hour), Up: at.Up}
-	if got := table.aheadAt(jumped).Round(time.Second); got != 3*time.Hour {
+	if got := table.verdict(jumped).Ahead.Round(time.Second); got != 3*time.Hour {
 		t.Errorf("after a jump of three hours this peer is %v ahead", got)
 	}
-	if got := table.aheadAt(lease.Moment{Wall: at.Wall.Add(time.Hour), Up: at.Up + time.Hour}); got != 0 {
+	if got := table.verdict(lease.Moment{Wall: at.Wall.Add(time.Hour), Up: at.Up + time.Hour}).Ahead; got != 0 {
 		t.Errorf("clocks that were heard of an hour ago count: %v", got)
 	}
 }
@@ -73,7 +73,7 @@ func TestTwoClocksThatDisagree(t *testing.T) {
 	now := time.Now()
 	table.renew("self", now, 0, nil)
 	table.renew("b", now, 2*time.Hour, nil)
-	if got := table.aheadAt(table.wall.moment()).Round(time.Second); got != 0 {
+	if got := table.verdict(table.wall.moment()).Ahead.Round(time.Second); got != 0 {
 		t.Errorf("the earlier clock of two is %v ahead", got)
 	}
 }
@@ -83,7 +83,7 @@ func TestAWrongClockIsToldInOneSentence(t *testing.T) {
 	for by, want := range map[time.Duration]string{
 		0: "", time.Second: "", 3 * time.Hour: "3h0m0s ahead", -3 * time.Hour: "3h0m0s behind", -time.Second: "",
 	} {
-		c.note(by, wall(nil).moment())
+		c.note(lease.Verdict{Ahead: by, Clocks: 3, Nodes: 3}, wall(nil).moment())
 		if got := c.problem(); (want == "") != (got == "") || !strings.Contains(got, want) {
 			t.Errorf("%v: %q, want %q", by, got, want)
 		}

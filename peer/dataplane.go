@@ -75,7 +75,7 @@ func followNew(ctx context.Context, host *consensus.Host, shards func() []uint64
 // Run serves until ctx ends.
 func (d *dataPlane) Run(ctx context.Context) error {
 	d.queue, d.nodes = newQueue(), map[string]*corev1.Node{}
-	shards, err := awaitShards(ctx, d.shards)
+	shards, err := awaitShards(ctx, d.host, d.shards)
 	if err != nil {
 		return nil // the peer is being stopped
 	}
@@ -91,18 +91,11 @@ func (d *dataPlane) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// awaitShards waits until this peer knows which data shards there are: a peer that has just joined learns it from the others.
-func awaitShards(ctx context.Context, shards func() []uint64) ([]uint64, error) {
-	for {
-		if known := shards(); len(known) > 0 {
-			return known, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+// awaitShards waits until this peer has read which data shards there are. Those that it has replicas of are not all of them, and the
+// endpoints of the others must not look as if they were gone.
+func awaitShards(ctx context.Context, host *consensus.Host, shards func() []uint64) ([]uint64, error) {
+	err := poll(ctx, func() bool { return host.ShardsRead() && len(shards()) > 0 })
+	return shards(), err
 }
 
 // loop applies batch after batch. Until every feed has brought its list once it applies nothing: rules that a predecessor left are better

@@ -25,7 +25,7 @@ func (p *Peer) drain(ctx context.Context, client kubernetes.Interface, progress 
 	last := -1
 	for {
 		left := 0
-		for _, pod := range p.node.boundPods() {
+		for _, pod := range p.node.bound.all() {
 			if staysOnDrain(pod) {
 				continue
 			}

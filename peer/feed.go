@@ -42,6 +42,7 @@ type object interface {
 
 // change is one object as the store has it now. With Gone, the object is the last one known under that key.
 type change struct {
+	Shard  uint64 // as the queue says, which knows whose feed it is
 	Key    string
 	Object object
 	Gone   bool
@@ -63,6 +64,7 @@ type feed struct {
 	apply func(changes []change, upTo store.Revision)
 
 	known map[string]object
+	told  store.Revision // up to where the store has been told
 }
 
 // retryFeed is how long a feed waits before it reads anew after an error.
@@ -87,11 +89,11 @@ func (f *feed) Run(ctx context.Context) error {
 }
 
 func (f *feed) follow(ctx context.Context) error {
-	list, err := f.host.List(ctx, f.shard, consensus.ListOptions{Prefix: f.prefix}, consensus.Local)
+	list, err := f.list(ctx)
 	if err != nil {
 		return fmt.Errorf("listing: %w", err)
 	}
-	f.apply(f.replace(list.KVs), list.Revision)
+	f.tell(f.replace(list.KVs), list.Revision)
 
 	watch, err := f.host.Watch(ctx, f.shard, consensus.WatchOptions{Prefix: f.prefix, After: list.Revision, Progress: true, Stay: true})
 	if err != nil {
@@ -110,9 +112,24 @@ func (f *feed) follow(ctx context.Context) error {
 				changes = append(changes, c)
 			}
 		}
-		f.apply(changes, upTo)
+		f.tell(changes, upTo)
 	}
 	return watch.Err()
+}
+
+// list reads what there is. A copy may be older than what was told before, as that of a replica that has just started: by it, what was made
+// since would be gone.
+func (f *feed) list(ctx context.Context) (consensus.ListResult, error) {
+	list, err := f.host.List(ctx, f.shard, consensus.ListOptions{Prefix: f.prefix}, consensus.Local)
+	if err == nil && list.Revision < f.told {
+		list, err = f.host.List(ctx, f.shard, consensus.ListOptions{Prefix: f.prefix}, consensus.Linearizable)
+	}
+	return list, err
+}
+
+func (f *feed) tell(changes []change, upTo store.Revision) {
+	f.told = max(f.told, upTo)
+	f.apply(changes, upTo)
 }
 
 // replace makes a list what is known, and returns the difference.

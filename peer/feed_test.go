@@ -16,7 +16,9 @@ import (
 
 	"shoal/consensus"
 	"shoal/consensus/consensustest"
+	"shoal/consensus/shardmap"
 	"shoal/consensus/store"
+	"shoal/internal/polling"
 )
 
 // TestStoredObjectsAreReadWithDefaults: an object that an earlier version has stored, which did not know all fields, is decided upon as it
@@ -114,5 +116,50 @@ func write(t *testing.T, host *consensus.Host, op store.Op) {
 	t.Helper()
 	if _, err := host.Propose(t.Context(), 1, store.Transaction{Ops: []store.Op{op}}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAFeedDoesNotGoBack reads a list anew through a replica that is cut off and behind what the feed has told already.
+func TestAFeedDoesNotGoBack(t *testing.T) {
+	network := consensustest.NewNetwork()
+	var want []shardmap.Want
+	hosts := map[string]*consensus.Host{}
+	for _, peer := range []string{"a", "b", "c"} {
+		hosts[peer] = network.Open(t, peer, t.TempDir(), func(c *consensus.Config) { c.DataShards = 1 })
+		want = append(want, shardmap.Want{Peer: peer, Voter: true})
+	}
+	consensustest.Found(t, hosts["a"])
+	for shard := range uint64(2) {
+		consensustest.Place(t, hosts["a"], shard, want...)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	put := func(name string) store.Revision {
+		res, err := hosts["a"].Propose(ctx, 1, store.Transaction{Ops: []store.Op{{Key: podPrefix + "ns/" + name, Value: []byte("{}")}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.Revision
+	}
+	first := put("first")
+	f := &feed{host: hosts["c"], shard: 1, prefix: podPrefix}
+	polling.Until(t, 10*time.Millisecond, 30*time.Second, "c has the first", func(ctx context.Context) error {
+		list, err := f.list(ctx)
+		if err == nil && list.Revision < first {
+			err = fmt.Errorf("it is at %v", list.Revision)
+		}
+		return err
+	})
+	network.Cut("c", "a")
+	network.Cut("c", "b")
+	f.told = put("second") // by a peer that it had read from before
+	short, stop := context.WithTimeout(ctx, time.Second)
+	defer stop()
+	if list, err := f.list(short); err == nil {
+		t.Errorf("told up to %v, it goes back to %v", f.told, list.Revision)
+	}
+	network.Heal()
+	if list, err := f.list(ctx); err != nil || list.Revision < f.told || len(list.KVs) != 2 {
+		t.Errorf("told up to %v, it reads %d objects at %v: %v", f.told, len(list.KVs), list.Revision, err)
 	}
 }

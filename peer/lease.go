@@ -30,19 +30,22 @@ const (
 )
 
 // leaseRequest renews the lease of the calling peer's node. Now is that peer's clock; Quarantined are the shards whose replica there is
-// left stopped, for whoever decides where replicas are.
+// left stopped, for whoever decides where replicas are. Seen is the highest revision that the peer knows of (consensus.Host.Exchange).
 type leaseRequest struct {
-	Node        string    `json:"node"`
-	Now         time.Time `json:"now"`
-	Quarantined []uint64  `json:"quarantined,omitempty"`
+	Node        string         `json:"node"`
+	Now         time.Time      `json:"now"`
+	Seen        store.Revision `json:"seen"`
+	Quarantined []uint64       `json:"quarantined,omitempty"`
 }
 
 // leaseAnswer says when the lease was renewed, by the clock of the peer that holds the table, and how far that clock is ahead of the
-// median of all peers'. Broken says that the node counts as lost all the same, so that nothing is renewed (repair.Broken).
+// median of all peers', as the table knows it. Seen is the highest revision that the table's peer knows of. Broken says that the node counts
+// as lost all the same, so that nothing is renewed (repair.Broken).
 type leaseAnswer struct {
-	Renewed time.Time     `json:"renewed"`
-	Ahead   time.Duration `json:"ahead"`
-	Broken  bool          `json:"broken,omitempty"`
+	Renewed time.Time      `json:"renewed"`
+	Clock   lease.Verdict  `json:"clock"`
+	Seen    store.Revision `json:"seen"`
+	Broken  bool           `json:"broken,omitempty"`
 }
 
 var errLeaseBroken = errors.New("the node counts as lost until it has reported itself ready again")
@@ -57,9 +60,13 @@ type renewer struct {
 	node  string
 	local *renewals
 	clock *clock
-	// fence is called once when the lease could not be renewed for fence.After, unfence once it could again; its error leaves the fence up.
-	fence   func(ctx context.Context)
-	unfence func(ctx context.Context) error
+	// fence is called once when the lease could not be renewed for fence.After. lift is called at the start, and once it could again: it ends
+	// when everything may run here, or ctx ends, which is before the next fence. It must not hold up renewals.
+	fence func(ctx context.Context)
+	lift  func(ctx context.Context)
+	// broken is called when a renewal was answered with errLeaseBroken: this node has to say that it is ready, and may not have heard of its
+	// being judged lost otherwise, as long as its watch waits for a peer that is gone.
+	broken func()
 	// heartbeat is called after each renewal, with the moment of its request: a watchdog stands in for this process when it dies.
 	heartbeat func(renewed time.Time) error
 	// back is called after the first renewal, until it succeeds: the node is up again.
@@ -74,6 +81,8 @@ type renewer struct {
 func (r *renewer) Run(ctx context.Context) error {
 	r.note(time.Now())
 	fenced, back := false, false
+	endLift := r.beginLift(ctx)
+	defer func() { endLift() }()
 	ticker := time.NewTicker(renewInterval)
 	defer ticker.Stop()
 	for {
@@ -81,6 +90,9 @@ func (r *renewer) Run(ctx context.Context) error {
 		begun := time.Now()
 		if err := r.renew(ctx); err != nil {
 			r.log.Debug("the lease was not renewed", "error", err)
+			if errors.Is(err, errLeaseBroken) {
+				r.broken()
+			}
 		} else {
 			r.note(begun)
 			if err := r.heartbeat(begun); err != nil {
@@ -94,21 +106,30 @@ func (r *renewer) Run(ctx context.Context) error {
 		switch lease.Next(time.Since(r.renewed()), fenced) {
 		case lease.Fence:
 			r.log.Warn("this peer is cut off: pods that must not run twice are stopped", "since", r.renewed())
+			endLift()
 			fenced = true
 			r.fence(ctx)
 		case lease.Unfence:
-			if err := r.unfence(ctx); err != nil {
-				r.log.Info("connected again, but what became of this node's pods is not known yet", "error", err)
-				break // tried again with the next renewal
-			}
 			r.log.Info("this peer is connected again")
 			fenced = false
+			endLift = r.beginLift(ctx)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
+	}
+}
+
+// beginLift runs lift beside the renewals. end ends it and waits for that.
+func (r *renewer) beginLift(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var lifting sync.WaitGroup
+	lifting.Go(func() { r.lift(ctx) })
+	return func() {
+		cancel()
+		lifting.Wait()
 	}
 }
 
@@ -131,7 +152,7 @@ func (r *renewer) renew(ctx context.Context) error {
 	case r.self:
 		now := r.clock.wall.moment()
 		r.local.renew(r.node, time.Now(), 0, r.quarantined())
-		r.clock.note(r.local.aheadAt(now), now)
+		r.clock.note(r.local.verdict(now), now)
 		if r.local.isLost(r.node) {
 			return errLeaseBroken
 		}
@@ -139,10 +160,12 @@ func (r *renewer) renew(ctx context.Context) error {
 	}
 	var answer leaseAnswer
 	begun := r.clock.wall.moment()
-	if err := r.nodes.post(ctx, status.Leader, leasePath, leaseRequest{Node: r.node, Now: begun.Wall, Quarantined: r.quarantined()}, &answer); err != nil {
+	request := leaseRequest{Node: r.node, Now: begun.Wall, Seen: r.host.Exchange(0), Quarantined: r.quarantined()}
+	if err := r.nodes.post(ctx, status.Leader, leasePath, request, &answer); err != nil {
 		return err
 	}
-	r.clock.note(lease.Exchange(begun, r.clock.wall.moment(), answer.Renewed, answer.Ahead), begun)
+	r.host.Exchange(answer.Seen)
+	r.clock.note(lease.Exchange(begun, r.clock.wall.moment(), answer.Renewed, answer.Clock), begun)
 	if answer.Broken {
 		return errLeaseBroken
 	}
@@ -157,8 +180,9 @@ func (r *renewer) note(at time.Time) {
 	r.last = at
 }
 
-// leaseHandler takes renewals in, on whichever peer leads the meta shard now. own tells whose node the calling peer may renew.
-func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) string) http.HandlerFunc {
+// leaseHandler takes renewals in, on whichever peer leads the meta shard now. own tells whose node the calling peer may renew, seen is
+// consensus.Host.Exchange.
+func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) string, seen func(store.Revision) store.Revision) http.HandlerFunc {
 	return answerJSON(func(r *http.Request, in leaseRequest) (leaseAnswer, error) {
 		if !leads() {
 			return leaseAnswer{}, errNotMetaLeader
@@ -171,7 +195,7 @@ func leaseHandler(table *renewals, leads func() bool, own func(r *http.Request) 
 		}
 		now := table.wall.moment()
 		table.renew(in.Node, time.Now(), in.Now.Sub(now.Wall), in.Quarantined)
-		return leaseAnswer{Renewed: now.Wall, Ahead: table.aheadAt(now), Broken: table.isLost(in.Node)}, nil
+		return leaseAnswer{Renewed: now.Wall, Clock: table.verdict(now), Seen: seen(in.Seen), Broken: table.isLost(in.Node)}, nil
 	})
 }
 

@@ -27,13 +27,15 @@ type renewals struct {
 	broken map[string][]uint64
 	// lost are the nodes whose renewals do not count, see repair.Broken; nil while this leader has not judged yet.
 	lost map[string]bool
+	// nodes is how many there are; 0 while this leader has not judged yet.
+	nodes int
 }
 
-// judged takes in which nodes are lost; nil ends a leadership.
-func (r *renewals) judged(lost map[string]bool) {
+// judged takes in which of so many nodes are lost; nil ends a leadership.
+func (r *renewals) judged(lost map[string]bool, nodes int) {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	r.lost = lost
+	r.lost, r.nodes = lost, nodes
 }
 
 // isLost tells whether a node's renewal does not count. Before the first judgement nobody's does.
@@ -60,11 +62,11 @@ func (r *renewals) quarantined(node string) []uint64 {
 	return r.broken[node]
 }
 
-// aheadAt is how far this peer's clock is ahead of the median of all clocks that the table has heard of.
-func (r *renewals) aheadAt(now lease.Moment) time.Duration {
+// verdict is how far this peer's clock is ahead of the median of all clocks that the table has heard of.
+func (r *renewals) verdict(now lease.Moment) lease.Verdict {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	return r.table.Ahead(now)
+	return r.table.Verdict(now, r.nodes)
 }
 
 // off lists the nodes whose clocks keep their peers from writing, and says how far they are off the median.
@@ -122,7 +124,7 @@ func (m *meta) Run(ctx context.Context) error {
 	group.Go(func() error { return f.Run(ctx) })
 	group.Go(func() error { return m.loop(ctx) })
 	group.Go(func() error { return m.shards.Run(ctx) })
-	defer m.renewals.judged(nil)
+	defer m.renewals.judged(nil, 0)
 	return group.Wait()
 }
 
@@ -159,7 +161,7 @@ func (m *meta) judge(ctx context.Context, now time.Time) {
 		return // the meta shard has just lost its leader, which is why this loop is about to end
 	}
 	plan := m.leaseJudge.PlanNodes(m.view, m.leases(now, patience), m.repair, now)
-	m.renewals.judged(repair.Broken(m.view, plan))
+	m.renewals.judged(repair.Broken(m.view, plan), len(m.view.Nodes()))
 	var last store.Revision
 	for _, change := range plan.Changes {
 		at, err := m.commit.Commit(ctx, []placement.Change{change})

@@ -53,18 +53,18 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 func TestClocksAreMeasuredAgainstTheMedian(t *testing.T) {
 	table := &renewals{}
 	now := time.Now()
-	if table.aheadAt(table.wall.moment()) != 0 {
+	if table.verdict(table.wall.moment()).Ahead != 0 {
 		t.Fatal("alone, a clock is its own median")
 	}
 	table.renew("self", now, 0, nil)
 	table.renew("b", now, -3*time.Second, nil)
 	table.renew("c", now, -3*time.Second-time.Millisecond, nil)
-	if got := table.aheadAt(table.wall.moment()); (got - 3*time.Second).Abs() > time.Second {
+	if got := table.verdict(table.wall.moment()).Ahead; (got - 3*time.Second).Abs() > time.Second {
 		t.Fatalf("two clocks agree that this one is 3 s ahead, it thinks %s", got)
 	}
 	// A clock's age counts from when it was told, so what agrees does so up to the time between two calls.
 	table.renew("b", now, 0, nil)
-	if got := table.aheadAt(table.wall.moment()); got.Abs() > time.Second {
+	if got := table.verdict(table.wall.moment()).Ahead; got.Abs() > time.Second {
 		t.Fatalf("one clock that lags moves the median by %s", got)
 	}
 }

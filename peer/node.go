@@ -7,12 +7,10 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
@@ -63,18 +61,15 @@ type node struct {
 	imageUse  pods.ImageUse // the measuring loop's own, as what follows
 	collected time.Time     // when unused images were removed last
 
-	takenSince time.Time // while fenced: since when the store has this node as not lost; the renewer's own
-
-	lock  sync.Mutex
-	bound map[types.UID]*corev1.Pod // bound to this node, as the store has them
-	ports map[types.UID]bool        // pods whose host ports are published
+	bound *bindings
+	ports map[types.UID]bool // pods whose host ports are published
 }
 
 // openNode opens the host's parts, the slow ones at once. Nothing runs yet.
 func (p *Peer) openNode(ctx context.Context) (*node, error) {
 	n := &node{
 		peer: p, log: p.log, ledger: pods.NewLedger(), changed: make(chan struct{}, 1), followed: newQueue(),
-		bound: map[types.UID]*corev1.Pod{}, ports: map[types.UID]bool{},
+		ports: map[types.UID]bool{},
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.openEngine(groupCtx) })
@@ -144,6 +139,7 @@ func (n *node) openAgent() error {
 	if err != nil {
 		return err
 	}
+	n.bound = newBindings(n.peer.self.Name, n.agent, n.ledger)
 	n.ledger.OnGrant = func(claim pods.Claim) {
 		if claim.Pod != nil {
 			n.agent.Prepare(claim.Pod)
@@ -171,34 +167,22 @@ func (n *node) openAgent() error {
 
 // Run follows the pods bound to this node until ctx ends. Pods go on running afterwards.
 func (n *node) Run(ctx context.Context) error {
-	shards, err := awaitShards(ctx, n.peer.dataShards)
-	if err != nil {
-		return nil // the peer is being stopped
-	}
-	q := n.followed
 	group, ctx := errgroup.WithContext(ctx)
-	n.followShards(ctx, group, q, shards)
 	group.Go(func() error { return n.agent.Run(ctx) })
 	group.Go(func() error { return n.names.Run(ctx) })
-	group.Go(func() error { return n.followPods(ctx, q, len(shards)) })
+	group.Go(func() error { return n.followPods(ctx) })
 	group.Go(func() error { return n.keepStatus(ctx) })
 	group.Go(func() error { return n.provisioner.Run(ctx) })
 	group.Go(func() error { return n.measure(ctx) })
-	content := func(shard uint64) {
-		for prefix, kind := range map[string]string{configMapPrefix: "ConfigMap", secretPrefix: "Secret"} {
-			group.Go(func() error { return n.followContent(ctx, shard, prefix, kind) })
-		}
-	}
-	for _, shard := range shards {
-		content(shard)
-	}
 	group.Go(func() error {
-		return followNew(ctx, n.peer.host, n.peer.dataShards, shards, func(shard uint64) {
-			n.followShards(ctx, group, q, []uint64{shard})
-			content(shard)
+		return followNew(ctx, n.peer.host, n.peer.dataShards, nil, func(shard uint64) {
+			group.Go(func() error { return n.followShard(ctx, shard) })
+			for prefix, kind := range map[string]string{configMapPrefix: "ConfigMap", secretPrefix: "Secret"} {
+				group.Go(func() error { return n.followContent(ctx, shard, prefix, kind) })
+			}
 		})
 	})
-	err = group.Wait()
+	err := group.Wait()
 	return errors.Join(err, n.close())
 }
 

@@ -11,7 +11,6 @@ import (
 
 	"shoal/consensus"
 	"shoal/placement"
-	"shoal/runtime/pods"
 )
 
 // watchdog is what the machine's watchdog is told of the lease. Once it is told that this peer restarts, and for how long it is waited for,
@@ -51,56 +50,73 @@ func (r *renewer) renewed() time.Time {
 
 // fence stops what must never run twice (D8).
 func (n *node) fence(ctx context.Context) {
-	n.takenSince = time.Time{}
+	n.bound.doubt()
 	ctx, cancel := context.WithTimeout(ctx, fenceGrace+time.Second)
 	defer cancel()
-	identity := func(pod *corev1.Pod) bool { return pods.NeedsIdentity(pod, n.claimModes) }
-	if err := n.agent.Fence(ctx, identity, fenceGrace); err != nil {
+	if err := n.agent.Fence(ctx, mustNotRunTwice, fenceGrace); err != nil {
 		n.log.Error("pods that must not run twice are still running", "error", err)
 	}
 }
 
-// unfenceTimeout bounds one attempt to catch up.
-const unfenceTimeout = 2 * time.Second
-
-// unfence lets fenced pods run again, but not before this node has seen everything that was decided while it was cut off: a pod that was
-// replaced meanwhile must not start here on an old picture.
-func (n *node) unfence(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, unfenceTimeout)
-	defer cancel()
-	if err := n.taken(ctx); err != nil {
-		return err
-	}
-	for _, shard := range n.peer.dataShards() {
-		now, err := n.peer.host.Close(ctx, shard, n.peer.host.Now())
-		if err != nil {
-			return err
+// lift lets what must not run twice start here, one shard's pods after the other's, until all may or ctx ends: not before this node has seen
+// everything that was decided while it could not be heard, since a pod that was replaced meanwhile must not start here on an old picture. A
+// shard without a quorum holds up nobody but its own.
+func (n *node) lift(ctx context.Context) {
+	var taken time.Time
+	begun, warned := time.Now(), false
+	for {
+		err := n.liftOnce(ctx, &taken)
+		if err == nil {
+			n.bound.trustAll()
+			return
 		}
-		for n.followed.reached(shard, podPrefix) < now {
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("shard %d: %w", shard, ctx.Err())
-			case <-time.After(10 * time.Millisecond):
-			}
+		n.log.Debug("what became of this node's pods is not known yet", "error", err)
+		if !warned && time.Since(begun) > confirmPatience {
+			n.log.Warn("pods that must not run twice wait here, since it cannot be confirmed that they are still this node's", "error", err)
+			warned = true
 		}
-	}
-	for n.followed.waiting() {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
+			return
+		case <-time.After(retryFeed):
 		}
 	}
-	n.agent.Unfence()
-	return nil
+}
+
+// liftOnce trusts the shards that can be confirmed now. Its error says why others cannot.
+func (n *node) liftOnce(ctx context.Context, taken *time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if err := n.taken(ctx, taken); err != nil {
+		return err
+	}
+	shards, err := n.peer.host.DataShards(ctx)
+	if err != nil {
+		return err
+	}
+	failed := make([]error, len(shards))
+	var each sync.WaitGroup
+	for i, shard := range shards {
+		if n.bound.trusts(shard) {
+			continue
+		}
+		each.Go(func() {
+			if failed[i] = n.caughtUp(ctx, shard); failed[i] == nil {
+				n.bound.trust(shard)
+			}
+		})
+	}
+	each.Wait()
+	return errors.Join(failed...)
 }
 
 // takenFor is how long this node must have stood in the store as one that is not lost, before what must not run twice starts here again.
 // Leaders that saw it lost a moment ago have committed their evictions by then, or see it as it is.
 const takenFor = time.Second
 
-// taken tells, as an error, that others may still take this node for lost and replace its pods.
-func (n *node) taken(ctx context.Context) error {
+// taken tells, as an error, that others may still take this node for lost and replace its pods. It keeps in since from when on the store has
+// had this node as not lost; zero while it has not.
+func (n *node) taken(ctx context.Context, since *time.Time) error {
 	kv, found, _, err := n.peer.host.Get(ctx, consensus.MetaShard, nodePrefix+n.peer.self.Name, consensus.Linearizable)
 	if err != nil {
 		return err
@@ -112,15 +128,15 @@ func (n *node) taken(ctx context.Context) error {
 		}
 	}
 	if self, ok := stored.(*corev1.Node); !ok || (&placement.Node{Object: self}).Lost() {
-		n.takenSince = time.Time{}
+		*since = time.Time{}
 		n.statusChanged()
 		return errors.New("the node still counts as lost")
 	}
-	if n.takenSince.IsZero() {
-		n.takenSince = time.Now()
+	if since.IsZero() {
+		*since = time.Now()
 	}
-	if since := time.Since(n.takenSince); since < takenFor {
-		return fmt.Errorf("the node counts as lost no more since %s only", since.Round(time.Millisecond))
+	if took := time.Since(*since); took < takenFor {
+		return fmt.Errorf("the node counts as lost no more since %s only", took.Round(time.Millisecond))
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func FuzzNodeService(f *testing.F) {
 		mux.Handle("POST "+claimsPath, answerJSON(func(_ *http.Request, in claimRequest) (claimAnswer, error) {
 			return claimAnswer{Answers: ledger.Claim(in.Claims, time.Now()), Foreign: ledger.Held(time.Now())}, nil
 		}))
-		mux.Handle("POST "+leasePath, leaseHandler(table, func() bool { return true }, func(r *http.Request) string { return callerOf(r) }))
+		mux.Handle("POST "+leasePath, leaseHandler(table, func() bool { return true }, func(r *http.Request) string { return callerOf(r) }, func(store.Revision) store.Revision { return 0 }))
 		if path != claimsPath && path != leasePath {
 			path = claimsPath
 		}

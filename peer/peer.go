@@ -28,6 +28,7 @@ import (
 	"shoal/peer/api"
 	"shoal/peer/api/storage"
 	"shoal/peer/identity"
+	"shoal/peer/lease"
 	"shoal/peer/link"
 )
 
@@ -186,7 +187,7 @@ func (p *Peer) openStore(ctx context.Context) error {
 	p.host, p.directory = host, storage.NewDirectory(host)
 	// Until the lease is renewed, which takes a leader of the meta shard.
 	if ahead, known := host.ClockAhead(ctx); known {
-		p.clock.note(ahead, p.clock.wall.moment())
+		p.clock.note(lease.Verdict{Ahead: ahead, Clocks: 2}, p.clock.wall.moment()) // at least one other's, and this one's
 		p.clock.report(p.log)
 	}
 	return p.foundStore(ctx)
@@ -252,6 +253,7 @@ func (p *Peer) serve(ctx context.Context, group *errgroup.Group, socket net.List
 	group.Go(func() error { return p.runDataPlane(ctx) })
 	group.Go(func() error { return p.runLeaderships(ctx) })
 	group.Go(func() error { return p.keepFiles(ctx) })
+	group.Go(func() error { return p.leaveLost(ctx) })
 	group.Go(func() error { return p.watchDisk(ctx) })
 	group.Go(func() error { return p.left.Run(ctx, p.host) })
 	group.Go(func() error { return p.welcome(ctx) })
@@ -330,6 +332,16 @@ func (p *Peer) writeKubeconfig() error {
 		return err
 	}
 	return os.Rename(temporary, p.cfg.KubeconfigPath())
+}
+
+// leaveLost tells the store of peers that gossip has given up.
+func (p *Peer) leaveLost(ctx context.Context) error {
+	for change := range p.members.Subscribe(ctx) {
+		if change.Kind == membership.EventFailed {
+			p.host.Lost(change.Member.PeerID)
+		}
+	}
+	return nil
 }
 
 // keepFiles writes down, whenever the members change, where the other peers are: for the administrator and for the next start.

@@ -52,7 +52,7 @@ func (n *node) collectImages(ctx context.Context, now time.Time) {
 	if err != nil {
 		return // relieve says so when it matters
 	}
-	bound := n.boundPods()
+	bound := n.bound.all()
 	n.imageUse.Note(images, bound, now)
 	available, capacity, err := n.stats.ImageDisk(ctx)
 	if err != nil || now.Sub(n.collected) < collectPause {
@@ -85,7 +85,7 @@ func (n *node) dropImage(ctx context.Context) bool {
 		n.log.Warn("images could not be listed for removal", "error", err)
 		return false
 	}
-	for _, image := range pods.UnusedImages(images, n.boundPods()) {
+	for _, image := range pods.UnusedImages(images, n.bound.all()) {
 		if err := n.engine.RemoveImage(ctx, image.ID); err != nil {
 			n.log.Warn("an unused image could not be removed", "image", image.Names, "error", err)
 			continue
@@ -120,7 +120,7 @@ func (n *node) consumers(ctx context.Context, resource corev1.ResourceName) ([]p
 		}
 	}
 	var consumers []pods.Consumer
-	for _, pod := range n.boundPods() {
+	for _, pod := range n.bound.all() {
 		if of := used[string(pod.UID)]; of != nil {
 			consumers = append(consumers, pods.Consumer{Pod: pod, Containers: of})
 		}

@@ -31,6 +31,9 @@ func newQueue() *queue {
 // from is the apply function for the feed of a source.
 func (q *queue) from(shard uint64, prefix string) func([]change, store.Revision) {
 	return func(changes []change, upTo store.Revision) {
+		for i := range changes {
+			changes[i].Shard = shard
+		}
 		q.lock.Lock()
 		q.changes = append(q.changes, changes...)
 		before, known := q.upTo[source{shard, prefix}]

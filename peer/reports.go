@@ -21,9 +21,7 @@ func (n *node) reportStatus(ctx context.Context, pod *corev1.Pod, status corev1.
 		return err
 	}
 	// The pod as the feed has it is nearly always the stored one: try with it, and read only after a conflict.
-	n.lock.Lock()
-	stored := n.bound[pod.UID]
-	n.lock.Unlock()
+	stored := n.bound.pod(pod.UID)
 	for {
 		if stored == nil {
 			if stored, err = client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{}); err != nil {

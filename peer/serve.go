@@ -79,7 +79,7 @@ func (p *Peer) serveNode(ctx context.Context) error {
 	}))
 	mux.Handle("POST "+leasePath, leaseHandler(p.renewals, p.leadsMeta, func(r *http.Request) string {
 		return p.nameOf(callerOf(r))
-	}))
+	}, p.host.Exchange))
 	mux.Handle("POST "+leasePath+"/all", answerJSON(func(*http.Request, struct{}) (map[string]time.Time, error) {
 		if !p.leadsMeta() {
 			return nil, errNotMetaLeader
@@ -97,7 +97,7 @@ func (p *Peer) serveNode(ctx context.Context) error {
 	group.Go(func() error { return serveHTTP(ctx, kubelet, p.node.kubelet, p.log) })
 	renewer := &renewer{
 		host: p.host, nodes: p.nodes, self: p.self.ID, node: p.self.Name, local: p.renewals, clock: p.clock,
-		fence: p.node.fence, unfence: p.node.unfence, heartbeat: p.node.watchdog.renewed,
+		fence: p.node.fence, lift: p.node.lift, broken: p.node.statusChanged, heartbeat: p.node.watchdog.renewed,
 		back: func(ctx context.Context) error { return withdrawRestart(ctx, p.host, p.self.Name) }, log: p.log,
 	}
 	group.Go(func() error { return renewer.Run(ctx) })

@@ -78,6 +78,12 @@ func (t *Table) Ahead(now Moment) time.Duration {
 	return now.base() - t.median.clock
 }
 
+// Verdict is Ahead, of so many nodes; 0 if their number is not known.
+func (t *Table) Verdict(now Moment, nodes int) Verdict {
+	ahead := t.Ahead(now)
+	return Verdict{Ahead: ahead, Clocks: len(t.offsets), Nodes: nodes}
+}
+
 // findMedian forgets clocks that were not heard of for long, and finds the middle one of the others.
 func (t *Table) findMedian(now Moment) {
 	clocks := make([]time.Duration, 0, len(t.offsets))

@@ -44,9 +44,10 @@ type Agent struct {
 	running sync.WaitGroup
 }
 
-// fence is the selection of pods that must not run now.
+// fence is the selection of pods that must not start containers now.
 type fence struct {
-	match func(*corev1.Pod) bool
+	match func(*corev1.Pod) bool // nil matches none
+	stops bool                   // and those that run are stopped, with grace
 	grace time.Duration
 }
 
@@ -264,15 +265,15 @@ func (a *Agent) Prepare(pod *corev1.Pod) {
 	a.launch(w)
 }
 
-// Fence stops the containers of all pods that match, giving each at most grace, and holds back new ones until Unfence (D8). It returns
+// Hold starts no containers of pods that match, until Lift; those that run go on. Called before Run, it holds for what Run adopts.
+func (a *Agent) Hold(match func(*corev1.Pod) bool) {
+	a.setFence(func(fence) fence { return fence{match: match} })
+}
+
+// Fence stops the containers of all pods that match, giving each at most grace, and holds back new ones until Lift (D8). It returns
 // nil once none of them runs, or ctx's error.
 func (a *Agent) Fence(ctx context.Context, match func(*corev1.Pod) bool, grace time.Duration) error {
-	a.mu.Lock()
-	a.fence = fence{match: match, grace: grace}
-	a.mu.Unlock()
-	for _, w := range a.allWorkers() {
-		w.setFence(fence{match: match, grace: grace})
-	}
+	a.setFence(func(fence) fence { return fence{match: match, stops: true, grace: grace} })
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -291,13 +292,21 @@ func (a *Agent) Fence(ctx context.Context, match func(*corev1.Pod) bool, grace t
 	}
 }
 
-// Unfence lets fenced pods run again.
-func (a *Agent) Unfence() {
+// Lift lets pods run again that were held or fenced and do not match any more; nil matches none.
+func (a *Agent) Lift(match func(*corev1.Pod) bool) {
+	a.setFence(func(f fence) fence {
+		f.match = match
+		return f
+	})
+}
+
+func (a *Agent) setFence(next func(fence) fence) {
 	a.mu.Lock()
-	a.fence = fence{}
+	a.fence = next(a.fence)
+	f := a.fence
 	a.mu.Unlock()
 	for _, w := range a.allWorkers() {
-		w.setFence(fence{})
+		w.setFence(f)
 	}
 }
 

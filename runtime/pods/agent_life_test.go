@@ -197,10 +197,35 @@ func TestFenceStopsOnlyWhatNeedsIdentity(t *testing.T) {
 		if got := r.engine.Running(); !slices.Equal(got, []string{"web/main"}) {
 			t.Errorf("fenced, running %q", got)
 		}
-		r.agent.Unfence()
+		r.agent.Lift(nil)
 		after(time.Second)
 		if got := r.engine.Running(); !slices.Equal(got, []string{"db/main", "late/main", "web/main"}) {
 			t.Errorf("unfenced, running %q", got)
+		}
+	})
+}
+
+// TestHeldPodsStartNothingAndRunOn: a node that does not know yet whether a pod is still its own leaves it as it is.
+func TestHeldPodsStartNothingAndRunOn(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.start()
+		runs, ended, web := newPod("runs"), newPod("ended"), newPod("web")
+		r.agent.Set([]*corev1.Pod{runs, ended, web})
+		after(time.Second)
+		r.stop()
+		r.engine.Exit(string(ended.UID), "main", 137, true) // while nobody listens
+		r.held = func(p *corev1.Pod) bool { return p.Name != "web" }
+		r.start()
+		r.agent.Upsert(newPod("late"))
+		r.engine.Exit(string(web.UID), "main", 1, false)
+		after(time.Minute)
+		if got := r.engine.Running(); !slices.Equal(got, []string{"runs/main", "web/main"}) {
+			t.Errorf("held, running %q", got)
+		}
+		r.agent.Lift(func(p *corev1.Pod) bool { return p.Name == "late" })
+		after(time.Second)
+		if got := r.engine.Running(); !slices.Equal(got, []string{"ended/main", "runs/main", "web/main"}) {
+			t.Errorf("all but one are held no more, running %q", got)
 		}
 	})
 }
@@ -459,6 +484,40 @@ func TestDeletedPodWithFinalizersGetsItsFinalStatus(t *testing.T) {
 	})
 }
 
+// markUnready stores the pod as not ready, as the leader does while its node is not heard, and returns it.
+func (r *rig) markUnready(pod *corev1.Pod) *corev1.Pod {
+	marked := pod.DeepCopy()
+	marked.Status = r.cluster.status(pod)
+	for i := range marked.Status.Conditions {
+		if marked.Status.Conditions[i].Type == corev1.PodReady {
+			marked.Status.Conditions[i].Status = corev1.ConditionFalse
+		}
+	}
+	r.cluster.mu.Lock()
+	defer r.cluster.mu.Unlock()
+	r.cluster.statuses[pod.UID] = marked.Status
+	return marked
+}
+
+// TestReadinessThatIsTakenBackBeforeTheAnswer: what the leader writes after a report may be heard before the report's own answer.
+func TestReadinessThatIsTakenBackBeforeTheAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.start()
+		pod, marks := newPod("web"), 0
+		r.cluster.answer = func(pod *corev1.Pod, s corev1.PodStatus) {
+			if condition(s, corev1.PodReady).Status == corev1.ConditionTrue && marks == 0 {
+				marks++
+				r.agent.Upsert(r.markUnready(pod))
+			}
+		}
+		r.agent.Set([]*corev1.Pod{pod})
+		after(20 * time.Second)
+		if marks == 0 || condition(r.cluster.status(pod), corev1.PodReady).Status != corev1.ConditionTrue {
+			t.Errorf("marked %d times, the mark stands", marks)
+		}
+	})
+}
+
 // While a node was cut off, the leader has marked its pods not ready. The node is back, and nothing has changed on it: it must say so again.
 func TestReadinessIsReportedAgainAfterSomebodyElseWroteIt(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
@@ -469,16 +528,7 @@ func TestReadinessIsReportedAgainAfterSomebodyElseWroteIt(t *testing.T) {
 		if condition(r.cluster.status(pod), corev1.PodReady).Status != corev1.ConditionTrue {
 			t.Fatal("not ready")
 		}
-		marked := pod.DeepCopy()
-		marked.Status = r.cluster.status(pod)
-		for i := range marked.Status.Conditions {
-			if marked.Status.Conditions[i].Type == corev1.PodReady {
-				marked.Status.Conditions[i].Status = corev1.ConditionFalse
-			}
-		}
-		r.cluster.mu.Lock()
-		r.cluster.statuses[pod.UID] = marked.Status
-		r.cluster.mu.Unlock()
+		marked := r.markUnready(pod)
 		r.agent.Upsert(marked)
 		after(5 * time.Second)
 		if condition(r.cluster.status(pod), corev1.PodReady).Status != corev1.ConditionTrue {

@@ -32,6 +32,7 @@ type cluster struct {
 	deleted  map[types.UID]corev1.PodStatus
 	events   []string
 	objects  map[string]any
+	answer   func(pod *corev1.Pod, s corev1.PodStatus) // what happens between a status' being stored and the answer that says so
 }
 
 func (c *cluster) status(pod *corev1.Pod) corev1.PodStatus {
@@ -69,6 +70,7 @@ type rig struct {
 	network *podstest.Network
 	volumes *podstest.Volumes
 	agent   *pods.Agent
+	held    func(*corev1.Pod) bool // by the next agent
 	stop    func()
 }
 
@@ -94,6 +96,7 @@ func (r *rig) start(known ...*corev1.Pod) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	agent.Hold(r.held)
 	if len(known) > 0 {
 		agent.Set(known)
 	}
@@ -121,9 +124,12 @@ func (c *cluster) configMap(_ context.Context, namespace, name string) (*corev1.
 
 func (c *cluster) report(_ context.Context, pod *corev1.Pod, s corev1.PodStatus) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.statuses[pod.UID] = s
 	c.writes[pod.UID]++
+	c.mu.Unlock()
+	if c.answer != nil {
+		c.answer(pod, s)
+	}
 	return nil
 }
 

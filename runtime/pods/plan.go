@@ -331,7 +331,7 @@ func (p *planner) start(c *corev1.Container, attempt int, lastExit time.Time) bo
 	if why := p.imageWaiting(c); !have && why != nil {
 		p.waiting[c.Name] = why
 	}
-	if !have || p.state.Sandbox == nil || !p.networked() || !p.state.Volumes {
+	if !have || p.state.Sandbox == nil || !p.networked() || !p.state.Volumes || p.state.Held {
 		return false
 	}
 	key := Key{Verb: StartContainer, Subject: c.Name}

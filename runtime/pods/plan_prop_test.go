@@ -102,8 +102,8 @@ func (m *model) checkAction(a Action) {
 	cur := latest(m.state.Containers)[a.Container]
 	switch a.Verb {
 	case StartContainer:
-		if m.pod.DeletionTimestamp != nil || m.state.Removed || terminal(m.state.Record.Status.Phase) || m.state.Fenced {
-			m.t.Fatalf("%s is started in a pod that is over", a.Container)
+		if m.pod.DeletionTimestamp != nil || m.state.Removed || terminal(m.state.Record.Status.Phase) || m.state.Fenced || m.state.Held {
+			m.t.Fatalf("%s is started in a pod that is over, fenced or held", a.Container)
 		}
 		if m.state.Sandbox == nil || len(m.state.IPs) == 0 || !m.state.Volumes {
 			m.t.Fatalf("%s is started before the pod is prepared", a.Container)
@@ -265,6 +265,9 @@ func (m *model) chaos() {
 		if rapid.IntRange(0, 9).Draw(t, "fence") == 0 {
 			m.state.Fenced = !m.state.Fenced
 		}
+		if rapid.IntRange(0, 9).Draw(t, "hold") == 0 {
+			m.state.Held = !m.state.Held
+		}
 	}
 }
 
@@ -289,7 +292,7 @@ func sortedKeys(m map[Key]Action) []Key {
 
 // settle lets everything succeed until nothing is left to do, and fails when that takes too long.
 func (m *model) settle() Decision {
-	m.state.Fenced = false
+	m.state.Fenced, m.state.Held = false, false
 	for range 400 {
 		for _, c := range m.state.Containers {
 			if c.Status == StatusRunning {

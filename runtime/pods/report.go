@@ -104,6 +104,9 @@ func (w *worker) sendStatus(ctx context.Context, hold <-chan struct{}) {
 		case err == nil:
 			w.mu.Lock()
 			w.report.sent = want
+			if w.pod != pod {
+				w.report.heed(&w.pod.Status) // it may have been written after what was sent, and heard before the answer
+			}
 			w.mu.Unlock()
 			wait = reportRetry
 			continue

@@ -16,6 +16,8 @@ type PodState struct {
 	// Fenced stops the containers, with FenceGrace, and starts none, until it is false again (D8).
 	Fenced     bool
 	FenceGrace time.Duration
+	// Held starts no container until it is false again; what runs goes on.
+	Held bool
 
 	HostIPs    []netip.Addr
 	Sandbox    *Sandbox         // nil: none

@@ -266,7 +266,8 @@ func (w *worker) step(ctx context.Context) (wake time.Time, done bool) {
 	if !w.state.Bound && !w.claimedUntil.After(now) {
 		w.state.Removed = true // the grant ran out
 	}
-	w.state.Fenced = w.fence.match != nil && w.fence.match(w.pod)
+	w.state.Held = w.fence.match != nil && w.fence.match(w.pod)
+	w.state.Fenced = w.state.Held && w.fence.stops
 	w.state.FenceGrace = w.fence.grace
 	if !w.refreshAt.IsZero() && !w.refreshAt.After(now) {
 		w.refreshAt = time.Time{}
