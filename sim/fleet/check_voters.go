@@ -38,6 +38,9 @@ func (c *votersCheck) look(r *run, groups map[uint64]consensus.ShardStatus, aliv
 	before := c.dead
 	c.dead = map[voter]time.Time{}
 	for shard, group := range groups {
+		if len(group.Members) == 0 {
+			continue // it leads, and has not read yet whom
+		}
 		var voters, dead []string
 		for _, member := range group.Members {
 			if !member.Voter {

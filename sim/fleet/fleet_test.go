@@ -88,7 +88,7 @@ func TestFaults(t *testing.T) {
 // to rest. The seed draws a wrong clock, machines that are cut off, crashes, delay and restarts. SHOAL_FLEET_SEEDS=1-20 and
 // SHOAL_FLEET_FOR=10m are the longer form.
 func TestNinePeers(t *testing.T) {
-	for _, seed := range seeds(t, 5, 5) {
+	for _, seed := range seeds(t, 1580, 1580) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			play(t, Plan{
 				Seed: seed, Peers: peersWanted(t, 9), Zones: []string{"a", "b", "c"}, Workload: Workload{Namespaces: 3, Deployment: 4, StatefulSet: 2},

@@ -25,6 +25,7 @@ type meta struct {
 	keeper     keeper
 	judging    bool
 	broken     map[string]bool // nodes whose renewals do not count; nil before the first judgement
+	nodes      int             // how many there were at the last judgement
 }
 
 func newMeta(m *Model, r *replica) *meta {
@@ -96,7 +97,7 @@ func (t *meta) judge() {
 		return
 	}
 	plan := t.leaseJudge.PlanNodes(t.view, t.leases(), t.model.repair, t.node.wall())
-	t.broken = repair.Broken(t.view, plan)
+	t.broken, t.nodes = repair.Broken(t.view, plan), len(t.view.Nodes())
 	t.judging = len(plan.Changes) > 0
 	t.write(plan.Changes)
 }

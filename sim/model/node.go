@@ -392,7 +392,7 @@ func (n *node) renew() {
 	m := n.model
 	n.do(lease.RenewInterval, "renew", n.renew)
 	n.fence()
-	begun, asked := m.now, n.moment()
+	begun, asked, seen := m.now, n.moment(), n.seen
 	leader := m.shards[0].leaderFor(n)
 	if leader == nil || leader.meta == nil {
 		return
@@ -404,13 +404,17 @@ func (n *node) renew() {
 		}
 		noted := leader.node.moment()
 		meta.table.Renew(n.name, leader.node.monotonic(), asked.Wall.Sub(noted.Wall), noted)
-		ahead, broken, misled := meta.table.Ahead(noted), meta.isBroken(n), meta.misled()
+		leader.node.observe(seen)
+		seen := leader.node.seen
+		told, broken, misled := meta.table.Verdict(noted, meta.nodes), meta.isBroken(n), meta.misled()
 		m.send(leader.node, n, "renewed", func() {
 			if m.now-begun > lease.RenewTimeout || begun < n.renewed {
 				return
 			}
-			n.clock.lease.Note(lease.Exchange(asked, n.moment(), noted.Wall, ahead), asked)
-			n.told(misled)
+			n.observe(seen)
+			if n.clock.lease.Note(lease.Exchange(asked, n.moment(), noted.Wall, told), asked) {
+				n.told(misled)
+			}
 			if !broken || m.cfg.bug == bugBrokenLease {
 				n.renewed = begun
 				if !n.stopping {
