@@ -43,7 +43,7 @@ func start(t *testing.T, m *Machine, uid, name string, identity bool, attempt in
 // TestCheckersCanFail shows each checker that watches machines what it must blame.
 func TestCheckersCanFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := Open(t.TempDir(), 1, logger())
+		f := Open(t.TempDir(), 1, peerLog)
 		defer f.Close()
 		r := &run{fleet: f, begun: time.Now(), wrong: map[string]bool{}, hurt: map[string]bool{}, lost: map[string]bool{}}
 		a, b := f.Add(""), f.Add("")
@@ -241,7 +241,7 @@ func TestLittleWorkIsInvalid(t *testing.T) {
 // TestTheWatchdogStopsIdentities: what must not run twice ends when nobody renews the lease.
 func TestTheWatchdogStopsIdentities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := Open(t.TempDir(), 1, logger())
+		f := Open(t.TempDir(), 1, peerLog)
 		defer f.Close()
 		m := f.Add("")
 		start(t, m, "uid-1", "db-0", true, 0)

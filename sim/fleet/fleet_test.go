@@ -16,13 +16,17 @@ import (
 	"shoal/internal/cputime"
 )
 
-var verbose = flag.Bool("peerlog", false, "print the peers' logs")
+var peerLog = slog.New(slog.DiscardHandler)
 
-func logger() *slog.Logger {
-	if *verbose {
-		return slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	return slog.New(slog.DiscardHandler)
+func init() {
+	flag.Func("peerlog", "print the peers' logs from this `level` on: debug, info, warn or error", func(text string) error {
+		var level slog.Level
+		if err := level.UnmarshalText([]byte(text)); err != nil {
+			return err
+		}
+		peerLog = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+		return nil
+	})
 }
 
 // play runs a plan in a bubble and reports.
@@ -55,7 +59,7 @@ func try(t *testing.T, plan Plan) (Report, error) {
 		go tick(ticking, &ticks)
 		ctx, cancel := context.WithTimeout(context.Background(), plan.For+time.Hour)
 		defer cancel()
-		report, err = Run(ctx, dir, plan, logger())
+		report, err = Run(ctx, dir, plan, peerLog)
 	})
 	for _, event := range report.Events {
 		t.Log(event)

@@ -17,7 +17,7 @@ func TestIdlePeers(t *testing.T) {
 	var used, took time.Duration
 	virtual := virtualWanted(t, time.Minute)
 	synctest.Test(t, func(t *testing.T) {
-		f := Open(dir, 1, logger())
+		f := Open(dir, 1, peerLog)
 		defer f.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), virtual+time.Hour)
 		defer cancel()

@@ -15,7 +15,7 @@ import (
 func TestOperatorsEndAlike(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		f := Open(dir, 1, logger())
+		f := Open(dir, 1, peerLog)
 		defer f.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 		defer cancel()
