@@ -4,7 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -112,17 +112,19 @@ type meta struct {
 	leaseJudge repair.Judge
 	since      time.Time
 	swept      time.Time
-	held       map[string]bool // zones whose evictions are held back
-	advertised string
+	held       map[string]bool       // zones whose evictions are held back
+	serving    chan []netip.AddrPort // the last is what counts
 }
 
 // Run leads until ctx ends.
 func (m *meta) Run(ctx context.Context) error {
 	m.queue, m.view, m.leaseJudge, m.since = newQueue(), placement.NewView(), repair.Judge{}, time.Now()
+	m.serving = make(chan []netip.AddrPort, 1)
 	group, ctx := errgroup.WithContext(ctx)
 	f := &feed{host: m.host, shard: consensus.MetaShard, prefix: nodePrefix, log: m.log, apply: m.queue.from(consensus.MetaShard, nodePrefix)}
 	group.Go(func() error { return f.Run(ctx) })
 	group.Go(func() error { return m.loop(ctx) })
+	group.Go(func() error { return m.publish(ctx) })
 	group.Go(func() error { return m.shards.Run(ctx) })
 	defer m.renewals.judged(nil, 0)
 	return group.Wait()
@@ -149,7 +151,7 @@ func (m *meta) loop(ctx context.Context) error {
 			continue
 		}
 		m.judge(ctx, time.Now())
-		m.publish(ctx)
+		m.offer(m.whoServes())
 		m.sweep(ctx, time.Now())
 	}
 }
@@ -236,26 +238,44 @@ func (m *meta) leases(now time.Time, patience map[string]bool) map[string]time.T
 	return times
 }
 
-// publish keeps the endpoints of the kubernetes Service: every peer whose node is ready.
-func (m *meta) publish(ctx context.Context) {
+// whoServes are the addresses of the API of every peer whose node is ready.
+func (m *meta) whoServes() []netip.AddrPort {
 	var peers []netip.AddrPort
-	var text []string
 	for _, node := range m.view.Nodes() {
 		address, err := netip.ParseAddrPort(node.Object.Annotations[apiAnnotation])
 		if err == nil && node.Ready() == corev1.ConditionTrue {
 			peers = append(peers, address)
-			text = append(text, address.String())
 		}
 	}
-	now := strings.Join(text, " ")
-	if now == m.advertised || len(peers) == 0 {
-		return
+	return peers
+}
+
+// offer gives publish something newer.
+func (m *meta) offer(peers []netip.AddrPort) {
+	select {
+	case <-m.serving:
+	default:
 	}
-	if err := m.advertise(ctx, peers); err != nil {
-		if ctx.Err() == nil {
-			m.log.Warn("the endpoints of the kubernetes Service could not be written", "error", err)
+	m.serving <- peers // there is room: nobody else offers
+}
+
+// publish keeps the endpoints of the kubernetes Service until ctx ends. It stands beside the loop that judges: those endpoints lie in a data
+// shard, which may be without a majority and let every write wait for long, and who is alive must be told meanwhile.
+func (m *meta) publish(ctx context.Context) error {
+	var advertised []netip.AddrPort
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case peers := <-m.serving:
+			if len(peers) == 0 || slices.Equal(peers, advertised) {
+				continue
+			}
+			if err := m.advertise(ctx, peers); err == nil {
+				advertised = peers
+			} else if ctx.Err() == nil {
+				m.log.Warn("the endpoints of the kubernetes Service could not be written", "error", err)
+			}
 		}
-		return
 	}
-	m.advertised = now
 }

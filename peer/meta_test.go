@@ -1,14 +1,22 @@
 package peer
 
 import (
+	"context"
+	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	"shoal/consensus"
+	"shoal/consensus/consensustest"
 	"shoal/consensus/shardmap"
+	"shoal/consensus/store"
+	"shoal/mesh/membership"
 	"shoal/peer/lease"
 	"shoal/placement"
 	"shoal/placement/repair"
@@ -48,6 +56,76 @@ func TestANewMetaLeaderGivesNodesTimeUnlessGossipHasGivenThemUp(t *testing.T) {
 	if early := now.Sub(m.leases(now, nil)["failed"]); early > m.repair.LeaseTimeout {
 		t.Errorf("while others are waited for, a node that gossip gave up on counts as heard %s ago", early)
 	}
+}
+
+// TestJudgingWaitsForNoEndpoints: while the shard of the kubernetes Service has no majority, whoever writes its endpoints waits for long. A
+// node that falls silent is found all the same.
+func TestJudgingWaitsForNoEndpoints(t *testing.T) {
+	host := consensustest.NewHost(t, 1)
+	stored := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "one", Annotations: map[string]string{apiAnnotation: "192.0.2.1:7443"}}}
+	setNodeCondition(&stored.Status, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue})
+	value, err := runtime.Encode(scheme.Codecs.LegacyCodec(corev1.SchemeGroupVersion), stored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := store.Transaction{Ops: []store.Op{{Key: nodePrefix + "one", Value: value}}}
+	if _, err := host.Propose(t.Context(), consensus.MetaShard, put); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	log, advertising, judged := slog.New(slog.DiscardHandler), make(chan struct{}), make(chan string, 100)
+	m := &meta{
+		host: host, renewals: &renewals{}, repair: repair.Defaults(), log: log,
+		commit: commitFunc(func(changes []placement.Change) {
+			if node, ok := changes[0].Object.(*corev1.Node); ok && changes[0].Verb == placement.UpdateStatus {
+				judged <- node.Name + " " + string(placement.NodeCondition(node, corev1.NodeReady).Status)
+			}
+		}),
+		failed: func() map[string]bool { return nil },
+		forget: func(context.Context, func(string) bool) error { return nil },
+		advertise: func(ctx context.Context, _ []netip.AddrPort) error {
+			close(advertising)
+			<-ctx.Done()
+			return ctx.Err()
+		},
+		shards: &shardKeeper{
+			host: host, members: func() []membership.Member { return nil }, log: log,
+			quarantined: func(membership.Member) []uint64 { return nil },
+		},
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	patience := time.After(20 * time.Second)
+	for advertising != nil {
+		select {
+		case <-advertising:
+			advertising = nil
+		case <-patience:
+			t.Fatal("the endpoints were never written")
+		}
+	}
+	select {
+	case got := <-judged:
+		if got != "one Unknown" {
+			t.Errorf("judged: %s", got)
+		}
+	case <-patience:
+		t.Error("a node that is silent was not judged while the endpoints were being written")
+	}
+}
+
+// commitFunc is told what is committed, all of which succeeds.
+type commitFunc func(changes []placement.Change)
+
+func (f commitFunc) Commit(_ context.Context, changes []placement.Change) (store.Revision, error) {
+	f(changes)
+	return 0, nil
 }
 
 func TestClocksAreMeasuredAgainstTheMedian(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"shoal/consensus"
+	"shoal/consensus/shardmap"
 )
 
 // TestALostShardHoldsUpOnlyItsOwn: a node that was cut off, and had to stop its StatefulSets' pods, is back, and a shard has lost its majority
@@ -56,23 +58,45 @@ func TestALostShardHoldsUpOnlyItsOwn(t *testing.T) {
 	})
 }
 
-// oneToCut finds a machine that has no replica of the meta shard, and two whose loss leaves that shard a majority and another one none.
+// oneToCut finds a machine that has no replica of the meta shard, and two whose loss leaves that shard a majority and another one none: if it
+// can be, the one of the namespace default, which every node and the meta shard's leader have to do with.
 func oneToCut(f *Fleet) (cut *Machine, killed []*Machine, err error) {
+	special, err := f.shardOf(metav1.NamespaceDefault)
+	if err != nil {
+		return nil, nil, err
+	}
 	voters := f.voters()
 	meta := voters[consensus.MetaShard]
-	for _, cut := range f.Machines() {
-		if slices.Contains(meta, cut) {
-			continue
-		}
-		for _, all := range voters {
-			killed := slices.DeleteFunc(slices.Clone(all), func(m *Machine) bool { return m == cut })
+	for _, shard := range append([]uint64{special}, slices.Sorted(maps.Keys(voters))...) {
+		for _, cut := range f.Machines() {
+			killed := slices.DeleteFunc(slices.Clone(voters[shard]), func(m *Machine) bool { return m == cut })
 			inMeta := slices.DeleteFunc(slices.Clone(killed), func(m *Machine) bool { return !slices.Contains(meta, m) })
-			if len(killed) == 2 && len(inMeta) < 2 {
+			if !slices.Contains(meta, cut) && len(killed) == 2 && len(inMeta) < 2 {
 				return cut, killed, nil
 			}
 		}
 	}
 	return nil, nil, fmt.Errorf("no shard has voters as wanted, beside those of the meta shard %s", namesOf(meta))
+}
+
+// shardOf is the shard of a namespace.
+func (f *Fleet) shardOf(namespace string) (uint64, error) {
+	for _, m := range f.Machines() {
+		inside, ok := f.Inside(m)
+		if !ok {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		kv, found, _, err := inside.Store.Get(ctx, consensus.MetaShard, shardmap.NamespaceKey(namespace), consensus.Local)
+		cancel()
+		if err != nil {
+			return 0, err
+		}
+		if _, shard, ok := shardmap.DecodeNamespace(kv.Key, kv.Value); found && ok {
+			return shard, nil
+		}
+	}
+	return 0, fmt.Errorf("nobody knows the shard of namespace %s", namespace)
 }
 
 // comesBack waits until the pods of all shards that have a majority run again on a machine, and looks on for ten seconds while its node has to
