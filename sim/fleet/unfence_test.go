@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -125,28 +126,32 @@ func (w Workload) comesBack(f *Fleet, m *Machine) error {
 
 // runThere says which StatefulSets' pods of a machine do not run there, of the shards that answer, of which there must be some.
 func (w Workload) runThere(client kubernetes.Interface, m *Machine) error {
-	runs, wanted := m.identities(), 0
+	runs, wanted, missing := m.identities(), make([]int, w.Namespaces), make([]error, w.Namespaces)
+	var all sync.WaitGroup
 	for i := range w.Namespaces {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		pods, err := client.CoreV1().Pods(w.namespace(i)).List(ctx, metav1.ListOptions{LabelSelector: "app=db"})
-		cancel()
-		if err != nil {
-			continue // its shard has no majority
-		}
-		for _, pod := range pods.Items {
-			if pod.Spec.NodeName != m.Name {
-				continue
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			pods, err := client.CoreV1().Pods(w.namespace(i)).List(ctx, metav1.ListOptions{LabelSelector: "app=db"})
+			if err != nil {
+				return // its shard has no majority
 			}
-			wanted++
-			if name := pod.Namespace + "/" + pod.Name; !slices.Contains(runs, name) {
-				return fmt.Errorf("%s does not run; %v do; it is %s %+v", name, runs, pod.Status.Phase, pod.Status.ContainerStatuses)
+			for _, pod := range pods.Items {
+				if pod.Spec.NodeName != m.Name {
+					continue
+				}
+				wanted[i]++
+				if name := pod.Namespace + "/" + pod.Name; !slices.Contains(runs, name) {
+					missing[i] = fmt.Errorf("%s does not run; %v do; it is %s %+v", name, runs, pod.Status.Phase, pod.Status.ContainerStatuses)
+				}
 			}
-		}
+		})
 	}
-	if wanted == 0 {
+	all.Wait()
+	if slices.Max(wanted) == 0 {
 		return errors.New("no shard answers")
 	}
-	return nil
+	return errors.Join(missing...)
 }
 
 func nodeReady(client kubernetes.Interface, name string) error {
