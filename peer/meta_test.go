@@ -73,7 +73,7 @@ func TestJudgingWaitsForNoEndpoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	log, advertising, judged := slog.New(slog.DiscardHandler), make(chan struct{}), make(chan string, 100)
+	log, advertising, judged := slog.New(slog.DiscardHandler), make(chan struct{}, 1), make(chan string, 100)
 	m := &meta{
 		host: host, renewals: &renewals{}, repair: repair.Defaults(), log: log,
 		commit: commitFunc(func(changes []placement.Change) {
@@ -84,7 +84,10 @@ func TestJudgingWaitsForNoEndpoints(t *testing.T) {
 		failed: func() map[string]bool { return nil },
 		forget: func(context.Context, func(string) bool) error { return nil },
 		advertise: func(ctx context.Context, _ []netip.AddrPort) error {
-			close(advertising)
+			select {
+			case advertising <- struct{}{}:
+			default:
+			}
 			<-ctx.Done()
 			return ctx.Err()
 		},
@@ -102,13 +105,10 @@ func TestJudgingWaitsForNoEndpoints(t *testing.T) {
 		}
 	})
 	patience := time.After(20 * time.Second)
-	for advertising != nil {
-		select {
-		case <-advertising:
-			advertising = nil
-		case <-patience:
-			t.Fatal("the endpoints were never written")
-		}
+	select {
+	case <-advertising:
+	case <-patience:
+		t.Fatal("the endpoints were never written")
 	}
 	select {
 	case got := <-judged:

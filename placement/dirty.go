@@ -40,14 +40,19 @@ type Ref struct {
 	types.NamespacedName
 }
 
+// Compare orders by kind, namespace and name.
+func (r Ref) Compare(other Ref) int {
+	return cmp.Or(cmp.Compare(r.Kind, other.Kind), cmp.Compare(r.Namespace, other.Namespace), cmp.Compare(r.Name, other.Name))
+}
+
 // TakeDirty returns what the changes since the last call have touched, sorted, and forgets it.
 // A ReplicaSet that a Deployment controls is not named: planning the Deployment covers it.
 func (v *View) TakeDirty() []Ref {
-	refs := slices.Collect(maps.Keys(v.dirty))
-	clear(v.dirty)
-	slices.SortFunc(refs, func(a, b Ref) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
+	if len(v.dirty) == 0 {
+		return nil
+	}
+	refs := slices.SortedFunc(maps.Keys(v.dirty), Ref.Compare)
+	v.dirty = map[Ref]struct{}{} // one that was large once takes long to walk ever after, and all is touched when a leader takes over
 	return refs
 }
 

@@ -133,8 +133,7 @@ func (t *Table) Flush() Changes {
 			next.Chains[chain] = struct{}{}
 		}
 	}
-	clear(t.before)
-	clear(t.chainsBefore)
+	t.before, t.chainsBefore = map[FrontKey]*Front{}, map[Chain]int{} // new ones: those that were large at the start take long to walk ever after
 	return Diff(old, next)
 }
 

@@ -33,12 +33,12 @@ func (l *Leader) nextWaiting() []*corev1.Pod {
 		for _, pod := range next {
 			l.asked[keyOf(pod)] = true
 		}
-		l.due[roundRef] = time.Time{}
+		l.due.add(roundRef, time.Time{})
 		return next
 	}
 	l.asked = nil
 	if l.waiting { // for a reason that those asked before did not know of
-		l.due[roundRef] = time.Time{}
+		l.due.add(roundRef, time.Time{})
 	}
 	return next
 }

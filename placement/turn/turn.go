@@ -10,7 +10,6 @@
 package turn
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -59,7 +58,7 @@ var EvictionRef = placement.Ref{Kind: "Eviction"}
 type Leader struct {
 	options Options
 	view    *placement.View
-	due     map[placement.Ref]time.Time
+	due     *agenda
 	// resting says until when an object that was planned a moment ago is not planned again.
 	resting map[placement.Ref]time.Time
 	// waiting says that pods without a node should be looked at again, asked are those that the round under way has looked at; nil without
@@ -106,8 +105,10 @@ func New(o Options) *Leader {
 	if o.Workload == nil {
 		o.Workload = workload.Plan
 	}
+	due := newAgenda()
+	due.add(EvictionRef, time.Time{})
 	return &Leader{
-		options: o, view: placement.NewView(), due: map[placement.Ref]time.Time{EvictionRef: {}}, resting: map[placement.Ref]time.Time{},
+		options: o, view: placement.NewView(), due: due, resting: map[placement.Ref]time.Time{},
 		closed: map[string]time.Time{}, silences: map[string]int{}, told: map[types.NamespacedName]string{}, reports: map[string]report{},
 		said: map[placement.Ref][]placement.Event{}, losses: repair.NewLosses(),
 	}
@@ -137,7 +138,7 @@ func (l *Leader) Begin(now time.Time) *Turn {
 	l.reopen(now)
 	l.collectDirty()
 	t := &Turn{refused: map[types.UID]bool{}}
-	l.plan(t, l.takeDue(now), now)
+	l.plan(t, l.due.take(now), now)
 	l.decide(t, now)
 	return t
 }
@@ -167,61 +168,33 @@ func createsPods(piece Piece) bool {
 // Dirty tells whether something that was learnt asks for a turn.
 func (l *Leader) Dirty() bool {
 	l.collectDirty()
-	for _, at := range l.due {
-		if at.IsZero() {
-			return true
-		}
-	}
-	return false
+	at, ok := l.due.first()
+	return ok && at.IsZero()
 }
 
 func (l *Leader) collectDirty() {
 	for _, ref := range l.view.TakeDirty() {
-		at := l.resting[ref] // zero is now
-		if have, ok := l.due[ref]; !ok || at.Before(have) {
-			l.due[ref] = at
-		}
+		l.due.add(ref, l.resting[ref]) // zero is now
 	}
 }
 
 // Next is when the leader wants a turn even if nothing happens; zero for never. A time in the past means now.
 func (l *Leader) Next() time.Time {
-	var next time.Time
-	earlier := func(at time.Time) {
-		if next.IsZero() || at.Before(next) {
-			next = at
-		}
-	}
-	for _, at := range l.due {
-		earlier(cmp.Or(at, time.Unix(0, 0)))
+	next, ok := l.due.first()
+	if ok && next.IsZero() {
+		next = time.Unix(0, 0)
 	}
 	for _, until := range l.closed {
-		earlier(until)
+		if next.IsZero() || until.Before(next) {
+			next = until
+		}
 	}
 	return next
 }
 
-// takeDue takes the questions that are due, sorted, so that a turn does not depend on the order of a map.
-func (l *Leader) takeDue(now time.Time) []placement.Ref {
-	var refs []placement.Ref
-	for ref, at := range l.due {
-		if !at.After(now) {
-			refs = append(refs, ref)
-			delete(l.due, ref)
-		}
-	}
-	slices.SortFunc(refs, func(a, b placement.Ref) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
-	return refs
-}
-
 func (l *Leader) recheck(ref placement.Ref, at time.Time) {
-	if at.IsZero() {
-		return
-	}
-	if have, ok := l.due[ref]; !ok || at.Before(have) {
-		l.due[ref] = at
+	if !at.IsZero() {
+		l.due.add(ref, at)
 	}
 }
 
