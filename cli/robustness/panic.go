@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -33,6 +34,9 @@ type held struct {
 	} `json:"replicas"`
 }
 
+// errNoDisk says that a peer's folder cannot be read now: another fault has broken its disk, or is putting another in its place.
+var errNoDisk = errors.New("its disk is broken")
+
 func readHeld(peer *lab.Peer) (held, error) {
 	var h held
 	text, err := os.ReadFile(filepath.Join(peer.Dir, "consensus", "consensus.json"))
@@ -40,9 +44,17 @@ func readHeld(peer *lab.Peer) (held, error) {
 		err = json.Unmarshal(text, &h)
 	}
 	if err != nil {
-		return h, fmt.Errorf("the replicas of %s: %w", peer.Name, err)
+		return h, ofDisk(fmt.Errorf("the replicas of %s: %w", peer.Name, err))
 	}
 	return h, nil
+}
+
+// ofDisk makes an error errNoDisk if it is one that a broken disk, or none, gives.
+func ofDisk(err error) error {
+	if errors.Is(err, syscall.EIO) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errNoDisk, err)
+	}
+	return err
 }
 
 // replica is the peer's replica of a shard, 0 if it has none that works.
@@ -75,7 +87,7 @@ func breakReplica(ctx context.Context, victim, other *lab.Peer, shard uint64) er
 	}
 	self, err := identity.Load(other.Dir, time.Now())
 	if err != nil {
-		return err
+		return ofDisk(err)
 	}
 	exited := victim.Exited() // of this process: the next one starts at once
 	raw, err := victim.Dial(ctx, "tcp", net.JoinHostPort(victim.Address, peerPort))
@@ -134,20 +146,30 @@ func panicRaft(ctx context.Context, n *nemesis, p planned) error {
 		return n.hold(ctx, p) // nobody else holds a replica
 	}
 	at := p.peers[0]
-	victim, other := n.hosts[at], n.hosts[(at+1)%len(n.hosts)]
+	victim := n.hosts[at]
 	victim.excuse(true)
 	defer victim.excuse(false)
 	if err := victim.awaitUp(ctx); err != nil {
 		return err
 	}
+	for i := 1; i < len(n.hosts); i++ {
+		err := n.breakOne(ctx, victim, n.hosts[(at+i)%len(n.hosts)])
+		if !errors.Is(err, errNoDisk) {
+			return errors.Join(err, victim.awaitUp(ctx))
+		}
+	}
+	return nil // nothing that could be broken now
+}
+
+// breakOne breaks a replica of one host in the name of another. Errors: errNoDisk for one whose disk is broken just now.
+func (n *nemesis) breakOne(ctx context.Context, victim, other *host) error {
 	shards, err := onBoth(victim.peer, other.peer)
 	if err != nil || len(shards) == 0 {
-		return err // nothing that could be broken now
+		return err
 	}
-	shard := n.unbroken(victim, shards)
-	limited, cancel := context.WithTimeout(ctx, panicLimit)
+	ctx, cancel := context.WithTimeout(ctx, panicLimit)
 	defer cancel()
-	return errors.Join(breakReplica(limited, victim.peer, other.peer, shard), victim.awaitUp(ctx))
+	return breakReplica(ctx, victim.peer, other.peer, n.unbroken(victim, shards))
 }
 
 // unbroken is the shard whose replica on a host was broken least often; it is noted as broken.

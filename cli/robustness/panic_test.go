@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +20,29 @@ import (
 	"shoal/cli/lab"
 	"shoal/peer/admin"
 )
+
+// TestABrokenDiskIsNoFailedRun: a peer whose disk another fault has taken away, or is replacing, has no replicas to name; what stands in a
+// file that can be read must be right.
+func TestABrokenDiskIsNoFailedRun(t *testing.T) {
+	peer := &lab.Peer{Name: "p", Dir: t.TempDir()}
+	if _, err := readHeld(peer); !errors.Is(err, errNoDisk) {
+		t.Errorf("without a file: %v", err)
+	}
+	if err := ofDisk(&fs.PathError{Op: "open", Path: "f", Err: syscall.EIO}); !errors.Is(err, errNoDisk) {
+		t.Errorf("with a file that cannot be read: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(peer.Dir, "consensus"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for text, bad := range map[string]bool{`{"replicas": [{"shard": 3, "replica": 4}]}`: false, "garbage": true} {
+		if err := os.WriteFile(filepath.Join(peer.Dir, "consensus", "consensus.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if h, err := readHeld(peer); errors.Is(err, errNoDisk) || (err != nil) != bad || !bad && h.replica(3) != 4 {
+			t.Errorf("%s: %+v, %v", text, h, err)
+		}
+	}
+}
 
 // TestRaftPanicsStayInTheirShard breaks an invariant of one shard's replica until it is quarantined, while another peer is away, so that
 // nothing can take its place: the shard stands still and every peer's status says so, by shard, peer and reason, while all other shards take
