@@ -64,29 +64,21 @@ func (n *node) fence(ctx context.Context) {
 func (n *node) lift(ctx context.Context) {
 	var taken time.Time
 	begun, warned := time.Now(), false
-	for {
+	err := n.untilDone(ctx, "what became of this node's pods is not known yet", func(ctx context.Context) error {
 		err := n.liftOnce(ctx, &taken)
-		if err == nil {
-			n.bound.trustAll()
-			return
-		}
-		n.log.Debug("what became of this node's pods is not known yet", "error", err)
-		if !warned && time.Since(begun) > confirmPatience {
+		if err != nil && !warned && time.Since(begun) > confirmPatience {
 			n.log.Warn("pods that must not run twice wait here, since it cannot be confirmed that they are still this node's", "error", err)
 			warned = true
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(retryFeed):
-		}
+		return err
+	})
+	if err == nil {
+		n.bound.trustAll()
 	}
 }
 
-// liftOnce trusts the shards that can be confirmed now. Its error says why others cannot.
+// liftOnce trusts the shards that can be confirmed before ctx ends. Its error says why others cannot.
 func (n *node) liftOnce(ctx context.Context, taken *time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
 	if err := n.taken(ctx, taken); err != nil {
 		return err
 	}

@@ -12,8 +12,8 @@ import (
 // and not by how much there is, or has ever been, as a walk through a map would: a shard has tens of thousands of objects, all of them due when
 // a leader takes over, and hundreds of changes a second.
 type agenda struct {
-	queue byTime
-	index map[placement.Ref]int // in the queue
+	heap  []appointment
+	index map[placement.Ref]int // in the heap
 }
 
 type appointment struct {
@@ -21,68 +21,58 @@ type appointment struct {
 	at  time.Time
 }
 
-func newAgenda() *agenda {
-	a := &agenda{index: map[placement.Ref]int{}}
-	a.queue.moved = func(i int) { a.index[a.queue.all[i].ref] = i }
-	return a
-}
+func newAgenda() *agenda { return &agenda{index: map[placement.Ref]int{}} }
 
 // add asks a question at a moment, or before if it wants to be asked before.
 func (a *agenda) add(ref placement.Ref, at time.Time) {
 	i, known := a.index[ref]
 	switch {
 	case !known:
-		heap.Push(&a.queue, appointment{ref, at})
-	case at.Before(a.queue.all[i].at):
-		a.queue.all[i].at = at
-		heap.Fix(&a.queue, i)
+		heap.Push(a, appointment{ref, at})
+	case at.Before(a.heap[i].at):
+		a.heap[i].at = at
+		heap.Fix(a, i)
 	}
 }
 
 // first is when the first question wants to be asked; false if there is none.
 func (a *agenda) first() (time.Time, bool) {
-	if len(a.queue.all) == 0 {
+	if len(a.heap) == 0 {
 		return time.Time{}, false
 	}
-	return a.queue.all[0].at, true
+	return a.heap[0].at, true
 }
 
 // take removes the questions that are due at now and returns them, sorted, so that a turn does not depend on the order in which they came.
 func (a *agenda) take(now time.Time) []placement.Ref {
 	var refs []placement.Ref
 	for at, ok := a.first(); ok && !at.After(now); at, ok = a.first() {
-		ref := heap.Pop(&a.queue).(appointment).ref
-		delete(a.index, ref)
-		refs = append(refs, ref)
+		refs = append(refs, heap.Pop(a).(appointment).ref)
 	}
 	slices.SortFunc(refs, placement.Ref.Compare)
 	return refs
 }
 
-// byTime is a heap of appointments that tells where each stands.
-type byTime struct {
-	all   []appointment
-	moved func(i int)
+// Len, Less, Swap, Push and Pop are heap.Interface.
+func (a *agenda) Len() int           { return len(a.heap) }
+func (a *agenda) Less(i, j int) bool { return a.heap[i].at.Before(a.heap[j].at) }
+
+func (a *agenda) Swap(i, j int) {
+	a.heap[i], a.heap[j] = a.heap[j], a.heap[i]
+	a.index[a.heap[i].ref], a.index[a.heap[j].ref] = i, j
 }
 
-func (q *byTime) Len() int           { return len(q.all) }
-func (q *byTime) Less(i, j int) bool { return q.all[i].at.Before(q.all[j].at) }
-
-func (q *byTime) Swap(i, j int) {
-	q.all[i], q.all[j] = q.all[j], q.all[i]
-	q.moved(i)
-	q.moved(j)
+func (a *agenda) Push(x any) {
+	next := x.(appointment)
+	a.index[next.ref] = len(a.heap)
+	a.heap = append(a.heap, next)
 }
 
-func (q *byTime) Push(x any) {
-	q.all = append(q.all, x.(appointment))
-	q.moved(len(q.all) - 1)
-}
-
-func (q *byTime) Pop() any {
-	last := len(q.all) - 1
-	top := q.all[last]
-	q.all[last] = appointment{}
-	q.all = q.all[:last]
+func (a *agenda) Pop() any {
+	last := len(a.heap) - 1
+	top := a.heap[last]
+	a.heap[last] = appointment{}
+	a.heap = a.heap[:last]
+	delete(a.index, top.ref)
 	return top
 }
