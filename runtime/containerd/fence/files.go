@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"shoal/internal/boottime"
 )
 
 // Dir is a peer's state folder. The peer writes in it, the watchdog reads.
@@ -49,7 +49,7 @@ func (d Dir) Arm() error {
 // Renewed notes that the lease was renewed at that moment, which must carry a
 // monotonic reading, as time.Now's does.
 func (d Dir) Renewed(at time.Time) error {
-	now, err := sinceBoot()
+	now, err := boottime.Now()
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (d Dir) beat(renewed time.Duration) error {
 // Overdue reports whether there is a heartbeat and the last renewal is limit or
 // more ago.
 func (d Dir) Overdue(limit time.Duration) (bool, error) {
-	now, err := sinceBoot()
+	now, err := boottime.Now()
 	if err != nil {
 		return false, err
 	}
@@ -149,13 +149,4 @@ func replace(path string, data []byte) error {
 		return err
 	}
 	return os.Rename(path+unfinished, path)
-}
-
-// sinceBoot reads CLOCK_BOOTTIME.
-func sinceBoot() (time.Duration, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return 0, fmt.Errorf("clock: %w", err)
-	}
-	return time.Duration(now.Nano()), nil
 }

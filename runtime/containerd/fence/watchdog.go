@@ -6,6 +6,8 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"shoal/internal/boottime"
 )
 
 // Watchdog kills the listed pods while the heartbeat is overdue, also what is
@@ -31,7 +33,7 @@ func (w *Watchdog) Run(ctx context.Context) error {
 	ticker := time.NewTicker(pollEvery)
 	defer ticker.Stop()
 	for {
-		now, err := sinceBoot()
+		now, err := boottime.Now()
 		if err != nil {
 			return err
 		}

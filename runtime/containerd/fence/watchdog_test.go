@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"shoal/internal/boottime"
 	"shoal/internal/polling"
 )
 
@@ -117,7 +118,7 @@ func TestWatchdogKillsTheListed(t *testing.T) {
 	}
 
 	w := Watchdog{Dir: dir, KillAfter: KillAfter, Logger: slog.New(slog.DiscardHandler)}
-	now, err := sinceBoot()
+	now, err := boottime.Now()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +156,7 @@ func TestWatchdogKillsTheListed(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := process(t, listed, "exec sleep 100")
-	if now, err = sinceBoot(); err != nil {
+	if now, err = boottime.Now(); err != nil {
 		t.Fatal(err)
 	}
 	w.look(now)
