@@ -32,6 +32,7 @@ type Join struct {
 	CgroupParent string            `help:"Cgroup below which the pods' cgroups are made. Default: shoal." placeholder:"CGROUP"`
 	HistoryBytes byteSize          `help:"Superseded versions that each shard keeps, for watches and lists of the past." default:"32MiB" placeholder:"SIZE"`
 	HistoryAge   time.Duration     `help:"How old they may become." default:"10m" placeholder:"DURATION"`
+	ReadLeases   bool              `help:"Answer consistent reads of the shards this peer leads without asking a majority each time; off where the host may be stopped and go on without noticing, as by a hypervisor." default:"true" negatable:""`
 	ImageGCHigh  int               `name:"image-gc-high-threshold" help:"Percent of the images' disk from which on unused images are removed; 100 for never." default:"85" placeholder:"PERCENT"`
 	ImageGCLow   int               `name:"image-gc-low-threshold" help:"Percent down to which they are removed." default:"80" placeholder:"PERCENT"`
 	LogLevel     string            `help:"What to log: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`

@@ -11,6 +11,7 @@ import (
 	"github.com/lni/dragonboat/v4/config"
 
 	"shoal/consensus/store"
+	"shoal/internal/boottime"
 )
 
 // The peer services that a Host listens on and dials.
@@ -66,6 +67,11 @@ type Config struct {
 	// however large. By default a shard makes one when its log since the last has
 	// become as large as its state, so that a start reads at most twice what it keeps.
 	SnapshotEntries uint64
+	// NoReadLeases makes this host ask a majority for every linearizable read, also where it leads and was confirmed just before.
+	NoReadLeases bool
+	// Elapsed measures durations for read leases, from any moment on. It must not run slower or faster than other hosts' by a tenth, and
+	// should count the time for which the machine sleeps. Nil is CLOCK_BOOTTIME.
+	Elapsed func() time.Duration
 	// RTT is raft's tick: ten of them are an election timeout. Default 50 ms.
 	RTT time.Duration
 	// FS replaces the disk in simulations. Nil is the host's disk.
@@ -106,6 +112,15 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Elapsed == nil {
+		if _, err := boottime.Now(); err != nil {
+			return c, fmt.Errorf("consensus: %w", err)
+		}
+		c.Elapsed = func() time.Duration {
+			now, _ := boottime.Now() //nolint:errcheck // it can be read, as was just seen
+			return now
+		}
 	}
 	if c.DataShards == 0 {
 		c.DataShards = 8

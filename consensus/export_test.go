@@ -102,3 +102,13 @@ func FollowOnce(ctx context.Context, h *Host) error { return h.followOnce(ctx) }
 
 // Fail ends a host as a broken invariant does.
 func Fail(h *Host) { h.fail(Fault{Kind: FaultRaft, What: "for a test"}) }
+
+// Leased tells whether a host answers reads of a shard by its lease just now.
+func Leased(h *Host, shard uint64) bool {
+	r, ok := h.replica(shard)
+	if !ok {
+		return false
+	}
+	_, leased := h.leased(r)
+	return leased
+}

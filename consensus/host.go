@@ -18,12 +18,13 @@ import (
 
 // Host is one peer's part in the store.
 type Host struct {
-	cfg   Config
-	disk  *disk
-	nh    *dragonboat.NodeHost
-	logs  *logstore.Factory
-	clock clock
-	asked askedClock
+	cfg    Config
+	disk   *disk
+	nh     *dragonboat.NodeHost
+	logs   *logstore.Factory
+	leases *readLeases
+	clock  clock
+	asked  askedClock
 
 	leaders    leaders
 	leadership mailbox
@@ -94,8 +95,9 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	h.leaders.changed = &h.changed
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	h.routes = newRoutes(cfg)
+	h.leases = newReadLeases(cfg)
 	h.logs = &logstore.Factory{Failed: h.logFailed, Logger: cfg.Logger}
-	if h.nh, err = openNodeHost(cfg, disk, h.logs, &transportFactory{cfg, h.ownerOf}, &h.leaders, raftEvents{h}); err != nil {
+	if h.nh, err = openNodeHost(cfg, disk, h.logs, &transportFactory{cfg, h.ownerOf, h.leases}, &h.leaders, raftEvents{h}); err != nil {
 		h.cancel()
 		return nil, err
 	}

@@ -24,6 +24,8 @@ type machine struct {
 	// no more, answers nobody and makes no snapshot, until its replica is stopped.
 	fault func(FaultKind, error)
 	dead  atomic.Bool
+	// applied is the index of the last entry that the hub's View shows; 0 if that came from a snapshot and nothing since.
+	applied atomic.Uint64
 	// logged is the size of the log entries since the last snapshot.
 	logged atomic.Int64
 }
@@ -60,6 +62,9 @@ func (m *machine) Update(entries []statemachine.Entry) ([]statemachine.Entry, er
 	view := s.View()
 	m.clock.observe(view.Revision())
 	m.hub.publish(view, events)
+	if n := len(entries); n > 0 {
+		m.applied.Store(entries[n-1].Index)
+	}
 	return entries, nil
 }
 

@@ -81,7 +81,7 @@ func (h *Host) replicaConfig(r diskReplica) config.Config {
 		IsNonVoting:         r.NonVoting,
 		CheckQuorum:         true,
 		PreVote:             true,
-		ElectionRTT:         10,
+		ElectionRTT:         electionTicks,
 		HeartbeatRTT:        2,
 		SnapshotEntries:     h.cfg.SnapshotEntries, // 0: see makeSnapshots
 		CompactionOverhead:  compactionOverhead(h.cfg.SnapshotEntries),

@@ -210,6 +210,8 @@ type raftConn struct {
 	sent time.Time
 	// again finds another line to the same peer.
 	again func() (*raftLine, error)
+	// leases sees what leaves. Nil lets all pass.
+	leases *readLeases
 }
 
 func (c *raftConn) Close() { c.line.release() }
@@ -231,6 +233,11 @@ func (c *raftConn) SendMessageBatch(b raftpb.MessageBatch) error {
 		c.line = l
 	}
 	c.sent = now
+	if c.leases != nil {
+		if b = c.leases.sending(b); len(b.Requests) == 0 {
+			return nil
+		}
+	}
 	return c.line.send(frameBatch, &b)
 }
 
@@ -246,7 +253,7 @@ func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IC
 	if err != nil {
 		return nil, err
 	}
-	return &raftConn{line: l, again: find}, nil
+	return &raftConn{line: l, again: find, leases: t.leases}, nil
 }
 
 // line tries for a while before it gives up. dragonboat leaves a peer that could not be reached alone for up to one and a half seconds; one

@@ -50,8 +50,11 @@ func (r *reads) pass(s *sharedRead) *sharedRead {
 
 // readIndex confirms with a quorum what the newest committed entry is, waits until
 // the replica has applied it and returns the View. It is one attempt, shared with
-// the other reads that wait.
+// the other reads that wait. A leader that was confirmed just before needs none.
 func (h *Host) readIndex(ctx context.Context, r *replica) (store.View, error) {
+	if view, ok := h.leased(r); ok {
+		return view, nil
+	}
 	s, lead := r.reads.join()
 	if lead && !h.spawn(func() { h.confirmReads(r, s) }) {
 		for ended := s; ended != nil; ended = r.reads.pass(ended) {
@@ -70,7 +73,10 @@ func (h *Host) readIndex(ctx context.Context, r *replica) (store.View, error) {
 func (h *Host) confirmReads(r *replica, s *sharedRead) {
 	for ; s != nil; s = r.reads.pass(s) {
 		attempt, cancel := context.WithTimeout(h.ctx, readAttempt)
-		s.view, s.err = h.confirm(attempt, r)
+		asked := r.lease.asks(h.leases.elapsed())
+		if s.view, s.err = h.confirm(attempt, r); s.err == nil {
+			r.lease.confirmed(asked)
+		}
 		cancel()
 	}
 }

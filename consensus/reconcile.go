@@ -159,6 +159,7 @@ func (h *Host) purgeIfRemoved(ctx context.Context, d diskReplica) (gone bool, er
 	if err != nil && !errors.Is(err, dragonboat.ErrShardNotFound) {
 		return false, fmt.Errorf("delete replica %d of shard %d: %w", d.Replica, d.Shard, err)
 	}
+	h.leases.drop(replicaKey{d.Shard, d.Replica})
 	h.cfg.Logger.Info("deleted a replica that was removed", "shard", d.Shard, "replica", d.Replica)
 	h.changed.broadcast()
 	return true, h.disk.drop(d.Shard, d.Replica)

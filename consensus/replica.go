@@ -38,6 +38,7 @@ type replica struct {
 	members   atomic.Pointer[membership]
 	regrouped chan struct{}
 	reads     reads
+	lease     *readLease
 	cancel    context.CancelFunc
 }
 
@@ -70,7 +71,7 @@ func (h *Host) startReplica(d diskReplica) error {
 	if why != "" {
 		return fmt.Errorf("replica %d of shard %d is %w: %s", d.Replica, d.Shard, errQuarantined, why)
 	}
-	r := &replica{shard: d.Shard, id: d.Replica, regrouped: make(chan struct{}, 1)}
+	r := &replica{shard: d.Shard, id: d.Replica, regrouped: make(chan struct{}, 1), lease: h.leases.start(replicaKey{d.Shard, d.Replica})}
 	create := func(uint64, uint64) statemachine.IConcurrentStateMachine {
 		m := newMachine(d.Shard, h.cfg.History, &h.clock)
 		m.fault = func(kind FaultKind, err error) {

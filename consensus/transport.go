@@ -37,12 +37,14 @@ type transportFactory struct {
 	cfg Config
 	// owner is the peer that holds a replica, "" where that is not known. Nil knows none.
 	owner func(shard, replica uint64) string
+	// leases sees every message that leaves or arrives. Nil lets all pass.
+	leases *readLeases
 }
 
 func (f *transportFactory) Create(_ config.NodeHostConfig, batch raftio.MessageHandler, chunk raftio.ChunkHandler) raftio.ITransport {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &transport{
-		cfg: f.cfg, owner: f.owner, onBatch: batch, onChunk: chunk, ctx: ctx, cancel: cancel,
+		cfg: f.cfg, owner: f.owner, leases: f.leases, onBatch: batch, onChunk: chunk, ctx: ctx, cancel: cancel,
 		conns: map[net.Conn]struct{}{}, lines: map[string]*raftLine{}, senders: map[replicaKey]sender{},
 	}
 }
@@ -54,6 +56,7 @@ type replicaKey struct{ shard, replica uint64 }
 type transport struct {
 	cfg     Config
 	owner   func(shard, replica uint64) string
+	leases  *readLeases
 	onBatch raftio.MessageHandler
 	onChunk raftio.ChunkHandler
 	ctx     context.Context
@@ -155,6 +158,9 @@ func (t *transport) serve(conn net.Conn) (err error) {
 			}
 			if err := t.vet(peer, &b); err != nil {
 				return err
+			}
+			if t.leases != nil {
+				b = t.leases.receiving(b)
 			}
 			// What dragonboat cannot stand in a message is the sender's fault.
 			if err := guarded(func() error { t.onBatch(b); return nil }); err != nil {

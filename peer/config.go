@@ -73,6 +73,8 @@ type Config struct {
 	// CgroupParent is the cgroup below which the pods' cgroups are made.
 	// Several peers on one machine need one each. Empty means "shoal".
 	CgroupParent string
+	// NoReadLeases makes this peer ask a majority for every consistent read, also of the shards that it leads.
+	NoReadLeases bool
 	// HistoryBytes and HistoryAge bound the superseded versions that each shard
 	// keeps on this peer. 0 means the store's defaults.
 	HistoryBytes int64

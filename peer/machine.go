@@ -35,6 +35,8 @@ type Machine struct {
 	// Now is the wall clock, which stamps revisions and is compared with the other peers'; it may be wrong and jump. Nil is the host's.
 	// Whatever only measures how long something takes, and the times that the API writes into objects, do not ask it.
 	Now func() time.Time
+	// Elapsed is the clock that read leases are measured with (consensus.Config.Elapsed). Nil is the host's.
+	Elapsed func() time.Duration
 	// StoreFS is the file system of the store. Everything else a peer keeps, small files that are replaced by renaming, is in the data
 	// folder in any case.
 	StoreFS consensus.FS

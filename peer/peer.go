@@ -174,6 +174,7 @@ func (p *Peer) openStore(ctx context.Context) error {
 	host, err := consensus.Open(ctx, consensus.Config{
 		PeerID: p.self.ID, ClusterID: p.self.Cluster.ID, Dir: p.cfg.StoreDir(),
 		Listen: p.link.Listen, Dial: p.link.Dial, Peers: p.members.Alive, PeerName: p.nameFor, Offset: p.clock.ahead, Now: p.cfg.Machine.Now,
+		Elapsed: p.cfg.Machine.Elapsed, NoReadLeases: p.cfg.NoReadLeases,
 		History: store.Limits{Bytes: p.cfg.HistoryBytes, Age: p.cfg.HistoryAge},
 		FS:      p.cfg.Machine.StoreFS, Frugal: p.cfg.Machine.Frugal, Logger: p.log,
 	})

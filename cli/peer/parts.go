@@ -34,7 +34,7 @@ func join(ctx context.Context, flags cli.Join) error {
 		ClusterCIDR: flags.ClusterCIDR, ServiceCIDR: flags.ServiceCIDR, Containerd: flags.Containerd,
 		Listen: flags.Listen.IP, Port: flags.Listen.Port, Zone: flags.Zone, Labels: flags.Label, Voters: flags.Voters,
 		CgroupParent: flags.CgroupParent, Version: flags.Version,
-		HistoryBytes: int64(flags.HistoryBytes), HistoryAge: flags.HistoryAge,
+		HistoryBytes: int64(flags.HistoryBytes), HistoryAge: flags.HistoryAge, NoReadLeases: !flags.ReadLeases,
 		Images: pods.ImageThresholds{High: flags.ImageGCHigh, Low: flags.ImageGCLow},
 		Logger: logger,
 	})

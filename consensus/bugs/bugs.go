@@ -11,6 +11,7 @@ const (
 	StaleReads         Bug = "a linearizable read is answered from the replica as it is"
 	SkipAtBoundary     Bug = "a watch over several shards loses an event where it goes from one to another"
 	ForgetEntry        Bug = "a replica leaves an entry of the log out"
+	EndlessLease       Bug = "a leader's lease to answer reads by itself does not end"
 	RemoveFirst        Bug = "a voter is removed before its replacement has caught up"
 	KeepRemoved        Bug = "a removed replica is not deleted"
 	KeepClaims         Bug = "a node keeps the room of pods that are gone"
