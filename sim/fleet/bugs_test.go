@@ -35,6 +35,7 @@ var deliberate = []struct {
 		seed: 1, tries: 9, peers: 3, faults: kinds("flap"), users: Users{Writers: 10, Pause: 100 * time.Millisecond},
 	},
 	{bug: bugs.StaleReads, found: []string{"linearizable", "reads", "monotonic"}, seed: 1, peers: 3, faults: kinds("split")},
+	{bug: bugs.EndlessLease, found: []string{"linearizable", "reads", "monotonic"}, seed: 1, tries: 4, peers: 3, faults: kinds("split")},
 	{bug: bugs.SkipAtBoundary, found: []string{"reliable", "resumable"}, seed: 1, peers: 3},
 	{bug: bugs.ForgetEntry, found: []string{"replicas"}, seed: 1, peers: 3},
 	// One crash of 16 s: replicas are made anew elsewhere 5 s after their peer was judged dead. Who looks twice a second may miss a group that

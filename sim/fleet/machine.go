@@ -112,6 +112,7 @@ func (p process) parts() peer.Machine {
 		},
 		Admin:   func(string) (net.Listener, error) { return m.network.listen(m.Address, adminPort) },
 		Now:     m.now,
+		Elapsed: m.elapsed,
 		Proc:    m.proc,
 		StoreFS: m.disk.FS(), Frugal: true,
 		Runtime: runtime{Engine: m.engine, process: p},
@@ -297,6 +298,12 @@ func (m *Machine) SetClock(ahead time.Duration) { m.skew.Store(int64(ahead)) }
 
 // now is the wall clock.
 func (m *Machine) now() time.Time { return time.Now().Add(time.Duration(m.skew.Load())) }
+
+// elapsed runs by up to four hundredths faster or slower than true time, at a rate of the machine's own.
+func (m *Machine) elapsed() time.Duration {
+	own := m.Address.As4()
+	return time.Duration(float64(time.Since(Epoch)) * (1 + float64(own[3]%9)/100 - 0.04))
+}
 
 // learn notes who serves here.
 func (m *Machine) learn(peerID string) {
