@@ -22,9 +22,6 @@ const (
 
 	// listChunk is about how many bytes of versions one message of a List holds.
 	listChunk = 1 << 20
-	// watchBeat is how often an idle watch says how far it has come, so that a
-	// reader that changes peers need not reach far back.
-	watchBeat = 5 * time.Second
 )
 
 // storeServer answers other peers from the local replicas. It never passes a call
@@ -33,6 +30,7 @@ type storeServer struct {
 	host     *Host
 	listener net.Listener
 	grpc     *grpc.Server
+	beats    beats
 }
 
 type storeService interface {
@@ -220,6 +218,8 @@ func (s *storeServer) watch(c *call, stream grpc.ServerStream) error {
 	if err := stream.SendMsg(&answer{At: sub.position()}); err != nil {
 		return err
 	}
+	reader := s.beats.add(sub)
+	defer s.beats.remove(reader)
 	go func() {
 		for { // ends with the stream
 			var more call
@@ -230,7 +230,10 @@ func (s *storeServer) watch(c *call, stream grpc.ServerStream) error {
 		}
 	}()
 	for {
-		events, err := s.nextOrBeat(stream.Context(), sub)
+		events, err := sub.next(stream.Context())
+		if len(events) > 0 {
+			reader.told.Store(int64(events[len(events)-1].Revision))
+		}
 		if sendErr := sendEvents(stream, events); sendErr != nil {
 			return sendErr
 		}
@@ -248,22 +251,6 @@ func closedToTryAgain(err error) error {
 		return &tryAgain{cause: err}
 	}
 	return err
-}
-
-// nextOrBeat waits for events, but not longer than a beat: then it returns a
-// progress mark.
-func (s *storeServer) nextOrBeat(ctx context.Context, sub *subscription) ([]store.Event, error) {
-	beat, cancel := context.WithTimeout(ctx, watchBeat)
-	defer cancel()
-	events, err := sub.next(beat)
-	if err == nil || beat.Err() == nil || ctx.Err() != nil {
-		return events, err
-	}
-	events, _, err = sub.read()
-	if at := sub.position(); err == nil && len(events) == 0 && at <= sub.hub.current().Revision() {
-		events = []store.Event{{Revision: at, Progress: true}}
-	}
-	return events, err
 }
 
 // sendEvents sends the events in messages of bounded size.

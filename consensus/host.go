@@ -115,6 +115,7 @@ func (h *Host) start() error {
 	}
 	h.server = server
 	h.loops.Go(server.serve)
+	h.loops.Go(func() { server.beats.run(h.ctx) })
 	h.loops.Go(func() { h.leadership.run(h.ctx, h.leaderC) })
 	h.removeLeftovers()
 	for _, r := range h.disk.replicas() {

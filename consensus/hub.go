@@ -129,6 +129,8 @@ type subscription struct {
 	// asked for at and not given yet, 0 for none.
 	wanted, wantedLast store.Revision
 	stopped            bool
+	// due says that the reader is to be told how far it is, whether or not it has asked.
+	due bool
 	// detached says that the replica is cut off: the reader has to go elsewhere.
 	detached bool
 	mu       sync.Mutex
@@ -237,6 +239,14 @@ func (s *subscription) answered(at store.Revision) (more store.Revision) {
 	return 0
 }
 
+// tell has the reader told how far it is.
+func (s *subscription) tell() {
+	s.mu.Lock()
+	s.due = true
+	s.mu.Unlock()
+	s.wakeUp()
+}
+
 func (s *subscription) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:
@@ -269,8 +279,8 @@ func (s *subscription) read() (events []store.Event, closed bool, err error) {
 	s.hub.mu.RLock()
 	view, closed := s.hub.view, s.hub.closed || s.detached
 	s.mu.Lock()
-	unread := s.unread
-	s.unread = 0
+	unread, due := s.unread, s.due
+	s.unread, s.due = 0, false
 	s.mu.Unlock()
 	s.hub.mu.RUnlock()
 
@@ -289,14 +299,18 @@ func (s *subscription) read() (events []store.Event, closed bool, err error) {
 	// A watch from a revision ahead of the shard gets no mark before the shard is
 	// there.
 	at := view.Revision()
-	if complete < at || s.delivered > at || !s.progress && !s.asked(at) {
+	if complete < at || s.delivered > at {
 		return events, closed, nil
 	}
-	if more := s.answered(at); more != 0 {
-		s.want(more)
+	if s.progress || s.asked(at) {
+		if more := s.answered(at); more != 0 {
+			s.want(more)
+		}
+		if at > s.marked {
+			s.marked, due = at, true
+		}
 	}
-	if at > s.marked {
-		s.marked = at
+	if due {
 		events = append(events, store.Event{Revision: at, Progress: true})
 	}
 	return events, closed, nil

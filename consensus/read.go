@@ -153,16 +153,17 @@ func (h *Host) awaitLocal(ctx context.Context, shard uint64, rev store.Revision)
 			return nil
 		}
 		changed := h.changed.wait()
-		_, err := h.readIndex(ctx, r)
+		view, err := h.readIndex(ctx, r)
 		switch {
 		case h.ctx.Err() != nil:
 			return ErrClosed
 		case ctx.Err() != nil:
 			return shardError(shard, ErrNoQuorum, err)
-		case err == nil:
-			continue
+		case err == nil && view.Revision() >= rev:
+			return nil
 		}
-		// A replica that knows no leader is refused at once, and would be again and again.
+		// A replica that knows no leader is refused at once, and would be again and again; one that leads by a lease answers at once, also
+		// where the revision was lost, which must not be.
 		select {
 		case <-ctx.Done():
 		case <-h.ctx.Done():
