@@ -139,14 +139,28 @@ func (h *Host) getAt(ctx context.Context, peer string, shard uint64, key string,
 }
 
 func (h *Host) statusAt(ctx context.Context, peer string, shard uint64) (ShardStatus, error) {
-	a, err := h.ask(ctx, peer, call{Verb: verbStatus, Shard: shard}, readAttempt)
+	a, err := h.askStatus(ctx, peer, call{Verb: verbStatus, Shard: shard})
 	if err != nil {
 		return ShardStatus{}, err
 	}
-	if a.Status == nil {
-		return ShardStatus{}, fmt.Errorf("peer %s: %w", peer, store.ErrMalformed)
-	}
 	return *a.Status, nil
+}
+
+// statusesAt is the status of the shard and of the peer's others; a peer of an earlier version tells no others.
+func (h *Host) statusesAt(ctx context.Context, peer string, shard uint64) (ShardStatus, []ShardStatus, error) {
+	a, err := h.askStatus(ctx, peer, call{Verb: verbStatus, Shard: shard, All: true})
+	if err != nil {
+		return ShardStatus{}, nil, err
+	}
+	return *a.Status, a.Statuses, nil
+}
+
+func (h *Host) askStatus(ctx context.Context, peer string, c call) (*answer, error) {
+	a, err := h.ask(ctx, peer, c, readAttempt)
+	if err == nil && a.Status == nil {
+		err = fmt.Errorf("peer %s: %w", peer, store.ErrMalformed)
+	}
+	return a, err
 }
 
 func (h *Host) membersAt(ctx context.Context, peer string, shard uint64) (membership, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -51,7 +52,7 @@ func newStoreServer(h *Host) (*storeServer, error) {
 	s := &storeServer{host: h, listener: l, grpc: grpc.NewServer(
 		grpc.ForceServerCodec(codec),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 	)}
 	s.grpc.RegisterService(&grpc.ServiceDesc{
@@ -107,6 +108,9 @@ func (s *storeServer) answer(ctx context.Context, c *call, a *answer) error {
 	if c.Verb == verbStatus {
 		status := h.statusOf(c.Shard)
 		a.Status = &status
+		if c.All {
+			a.Statuses = slices.DeleteFunc(h.Status(), func(s ShardStatus) bool { return !s.answersWhere() })
+		}
 		return nil
 	}
 	if c.Verb == verbClock {

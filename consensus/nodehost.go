@@ -72,6 +72,10 @@ func openNodeHost(cfg Config, d *disk, logs *logstore.Factory, t *transportFacto
 	return nh, nil
 }
 
+// heartbeatTicks is how often a leader speaks, in ticks. Three times within the shortest election timeout is enough, since what is lost comes
+// again after 0.2 s, and the ticks and heartbeats of idle shards are most of what an idle peer does.
+const heartbeatTicks = 3
+
 // replicaConfig is raft's configuration of one replica. Quiesce stays off: a leader
 // that dies while its group sleeps is never replaced.
 func (h *Host) replicaConfig(r diskReplica) config.Config {
@@ -82,7 +86,7 @@ func (h *Host) replicaConfig(r diskReplica) config.Config {
 		CheckQuorum:         true,
 		PreVote:             true,
 		ElectionRTT:         electionTicks,
-		HeartbeatRTT:        2,
+		HeartbeatRTT:        heartbeatTicks,
 		SnapshotEntries:     h.cfg.SnapshotEntries, // 0: see makeSnapshots
 		CompactionOverhead:  compactionOverhead(h.cfg.SnapshotEntries),
 		MaxInMemLogSize:     64 << 20,

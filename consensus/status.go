@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/lni/dragonboat/v4"
 )
@@ -25,8 +26,90 @@ func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 	if known.answersWhere() {
 		return known, nil
 	}
-	var there ShardStatus
-	err := h.reach(ctx, shard,
+	there, _, err := h.askWhere(ctx, shard, h.reach)
+	if err != nil {
+		return known, err
+	}
+	return known.completed(there), nil
+}
+
+// WhereAll answers Where for all shards, those left out that nobody answers for until ctx ends. Few peers are asked, each for all that it
+// knows.
+func (h *Host) WhereAll(ctx context.Context) map[uint64]ShardStatus {
+	open, found := map[uint64]ShardStatus{}, map[uint64]ShardStatus{}
+	take := func(answers ...ShardStatus) {
+		for _, there := range answers {
+			if known, wanted := open[there.Shard]; wanted && there.answersWhere() {
+				found[there.Shard] = known.completed(there)
+				delete(open, there.Shard)
+			}
+		}
+	}
+	for _, known := range h.Status() {
+		open[known.Shard] = known
+		take(known)
+	}
+	for _, shard := range slices.Sorted(maps.Keys(open)) {
+		known, unanswered := open[shard]
+		if !unanswered || known.Local {
+			continue // its own replica knows no leader: the others are asked until they do
+		}
+		if there, others, err := h.askWhere(ctx, shard, h.once); err == nil {
+			take(append(others, there)...)
+		}
+	}
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	for _, shard := range slices.Collect(maps.Keys(open)) {
+		asking.Go(func() {
+			if there, _, err := h.askWhere(ctx, shard, h.reach); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				take(there)
+			}
+		})
+	}
+	asking.Wait()
+	return found
+}
+
+// Leader answers who leads a shard by what is known here, which may be out of date, and only else as Where does. Whoever finds that the peer
+// does not lead tells Misled. Errors: those of Get.
+func (h *Host) Leader(ctx context.Context, shard uint64) (string, error) {
+	if r, here := h.replica(shard); here && h.Leads(shard) && r.ready.Load() {
+		return h.cfg.PeerID, nil
+	}
+	if leader := h.leaderPeer(shard); leader != "" && leader != h.cfg.PeerID {
+		return leader, nil
+	}
+	status, err := h.Where(ctx, shard)
+	return status.Leader, err
+}
+
+// Misled forgets that the peer leads the shard, if that is only hearsay.
+func (h *Host) Misled(shard uint64, peer string) {
+	if h.routes.leader(shard) == peer {
+		h.routes.unhint(shard)
+	}
+}
+
+// Leads tells whether a replica of this host leads the shard, as far as it knows.
+func (h *Host) Leads(shard uint64) bool {
+	report, _ := h.leaders.get(shard)
+	r, here := h.replica(shard)
+	return here && leads(report) && report.ReplicaID == r.id
+}
+
+// reacher runs a request on a shard: Host.reach until it is answered, Host.once one time.
+type reacher func(ctx context.Context, shard uint64, local func(context.Context, *replica) error, remote func(context.Context, string) error) error
+
+func (h *Host) once(ctx context.Context, shard uint64, local func(context.Context, *replica) error, remote func(context.Context, string) error) error {
+	return h.attempt(ctx, shard, 0, local, remote)
+}
+
+// askWhere asks whoever has a replica where the shard's are. others is what a peer that was asked has to say of its other shards.
+func (h *Host) askWhere(ctx context.Context, shard uint64, reach reacher) (there ShardStatus, others []ShardStatus, err error) {
+	err = reach(ctx, shard,
 		func(context.Context, *replica) error {
 			if there = h.statusOf(shard); !there.answersWhere() {
 				return &tryAgain{cause: dragonboat.ErrShardNotReady}
@@ -34,19 +117,21 @@ func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 			return nil
 		},
 		func(ctx context.Context, peer string) (err error) {
-			if there, err = h.statusAt(ctx, peer, shard); err == nil && !there.answersWhere() {
+			if there, others, err = h.statusesAt(ctx, peer, shard); err == nil && !there.answersWhere() {
 				return &tryAgain{cause: dragonboat.ErrShardNotReady}
 			}
 			return err
 		})
-	if err != nil {
-		return known, err
+	return there, others, err
+}
+
+// completed takes from another peer's status what this host's lacks.
+func (s ShardStatus) completed(there ShardStatus) ShardStatus {
+	s.Leader, s.Term, s.Members = there.Leader, there.Term, there.Members
+	if s.Assigned == nil {
+		s.Assigned = there.Assigned
 	}
-	known.Leader, known.Term, known.Members = there.Leader, there.Term, there.Members
-	if known.Assigned == nil {
-		known.Assigned = there.Assigned
-	}
-	return known, nil
+	return s
 }
 
 // answersWhere says that the status is from a replica that knows its group and its leader.

@@ -58,6 +58,8 @@ type call struct {
 	List    *ListOptions   `cbor:"6,keyasint,omitempty"`
 	Watch   *WatchOptions  `cbor:"7,keyasint,omitempty"`
 	UpTo    store.Revision `cbor:"8,keyasint,omitempty"`
+	// All asks verbStatus for the peer's other shards too.
+	All bool `cbor:"9,keyasint,omitempty"`
 }
 
 // answer is every response; streams send several.
@@ -78,6 +80,8 @@ type answer struct {
 	// Whole is a List's.
 	Whole store.Revision `cbor:"13,keyasint,omitempty"`
 	Clock *clockReading  `cbor:"14,keyasint,omitempty"`
+	// Statuses are those of the peer's replicas, for a call with All.
+	Statuses []ShardStatus `cbor:"15,keyasint,omitempty"`
 }
 
 // failure carries an error to another peer.

@@ -196,14 +196,7 @@ func (p *Peer) leaders(ctx context.Context) []shards.Assignment {
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
 	var current []shards.Assignment
-	for _, status := range p.host.Status() {
-		if !status.Local {
-			there, err := p.host.Where(ctx, status.Shard)
-			if err != nil {
-				continue
-			}
-			status = there
-		}
+	for _, status := range p.host.WhereAll(ctx) {
 		assignment := shards.Assignment{Shard: status.Shard, Leader: status.Leader}
 		for _, member := range status.Replicas() {
 			assignment.Replicas = append(assignment.Replicas, shards.Replica{Peer: member.Peer, Voter: member.Voter})

@@ -142,11 +142,24 @@ func (r *renewer) returned(ctx context.Context) error {
 func (r *renewer) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
-	status, err := r.host.Where(ctx, consensus.MetaShard)
+	leader, err := r.host.Leader(ctx, consensus.MetaShard)
 	if err != nil {
 		return err
 	}
-	switch status.Leader {
+	err = r.renewWith(ctx, leader)
+	if err == nil || errors.Is(err, errLeaseBroken) {
+		return err
+	}
+	r.host.Misled(consensus.MetaShard, leader)
+	if next, unknown := r.host.Leader(ctx, consensus.MetaShard); unknown == nil && next != leader {
+		return r.renewWith(ctx, next)
+	}
+	return err
+}
+
+// renewWith renews with the peer that is taken for the meta leader.
+func (r *renewer) renewWith(ctx context.Context, leader string) error {
+	switch leader {
 	case "":
 		return errors.New("the meta shard has no leader")
 	case r.self:
@@ -161,7 +174,7 @@ func (r *renewer) renew(ctx context.Context) error {
 	var answer leaseAnswer
 	begun := r.clock.wall.moment()
 	request := leaseRequest{Node: r.node, Now: begun.Wall, Seen: r.host.Exchange(0), Quarantined: r.quarantined()}
-	if err := r.nodes.post(ctx, status.Leader, leasePath, request, &answer); err != nil {
+	if err := r.nodes.post(ctx, leader, leasePath, request, &answer); err != nil {
 		return err
 	}
 	r.host.Exchange(answer.Seen)

@@ -71,9 +71,9 @@ func (n *node) syncStatus(ctx context.Context) error {
 	if n.peer.gone.Load() {
 		return nil // a node that is leaving does not come back by itself
 	}
-	client, err := kubernetes.NewForConfig(n.peer.api.Loopback())
-	if err != nil {
-		return err
+	client := n.client.Load()
+	if client == nil {
+		return errStarting
 	}
 	want, err := n.describe(ctx)
 	if err != nil {

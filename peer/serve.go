@@ -105,12 +105,7 @@ func (p *Peer) serveNode(ctx context.Context) error {
 }
 
 func (p *Peer) leadsMeta() bool {
-	for _, status := range p.host.Status() {
-		if status.Shard == consensus.MetaShard {
-			return status.Leading
-		}
-	}
-	return false
+	return p.host.Leads(consensus.MetaShard)
 }
 
 // nameOf is the node name of a peer, "" if gossip does not know it.

@@ -140,7 +140,7 @@ func (k *shardKeeper) assignments(ctx context.Context) ([]shards.Assignment, map
 	if err != nil {
 		return nil, nil, err
 	}
-	records := map[uint64]assignmentRecord{}
+	records, where := map[uint64]assignmentRecord{}, k.host.WhereAll(ctx)
 	var current []shards.Assignment
 	for _, kv := range list.KVs {
 		assignment, err := shardmap.Decode(kv.Key, kv.Value)
@@ -157,7 +157,7 @@ func (k *shardKeeper) assignments(ctx context.Context) ([]shards.Assignment, map
 			}
 		}
 		record := assignmentRecord{assignment: assignment, revision: kv.Mod}
-		if status, err := k.host.Where(ctx, assignment.Shard); err == nil {
+		if status, answered := where[assignment.Shard]; answered {
 			record.group = groupOf(status.Members)
 			entry.Leader, entry.Busy = status.Leader, !assignment.SettledIn(record.group)
 			entry.Group = &shards.Group{

@@ -128,6 +128,7 @@ func (m *Membership) serfConfig(c Config, events chan<- serf.Event) *serf.Config
 	s.EventCh = events
 	s.ReconnectInterval = reconnectInterval
 	s.Merge = admission{protocol: serf.ProtocolVersionMap[s.ProtocolVersion], delegate: s.ProtocolVersion}
+	s.DisableCoordinates = true // nobody asks how far peers are from each other
 	s.LogOutput, s.Logger = nil, logger
 
 	l := s.MemberlistConfig
@@ -136,6 +137,8 @@ func (m *Membership) serfConfig(c Config, events chan<- serf.Event) *serf.Config
 	l.ProbeInterval, l.ProbeTimeout = probeInterval, probeTimeout
 	l.SuspicionMult, l.GossipInterval = suspicionMult, gossipInterval
 	l.PushPullInterval = pushPullInterval
+	// Messages are small: compressing them costs ten times what it saves of sending. What others compress is understood.
+	l.EnableCompression = false
 	l.TCPTimeout = streamTimeout
 	l.LogOutput, l.Logger = nil, logger
 	return s

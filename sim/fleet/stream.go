@@ -19,7 +19,9 @@ type stream struct {
 	from, to netip.AddrPort
 
 	mu       sync.Mutex
-	changed  chan struct{} // closed at the next change
+	toRead   gate        // opens when a reader that waits has to look again
+	toWrite  gate        // and a writer
+	arrives  *time.Timer // the first segment, while it is under way: whoever waits for it need not wake up twice
 	segments []segment
 	held     int       // bytes in segments
 	last     time.Time // when the last segment arrives: none overtakes another
@@ -37,7 +39,8 @@ type segment struct {
 }
 
 func (n *Network) stream(from, to netip.AddrPort) *stream {
-	s := &stream{network: n, from: from, to: to, changed: make(chan struct{})}
+	s := &stream{network: n, from: from, to: to, arrives: time.NewTimer(0)}
+	s.arrives.Stop()
 	n.mu.Lock()
 	n.streams[s] = struct{}{}
 	s.stalled = n.cut[[2]netip.Addr{from.Addr(), to.Addr()}]
@@ -56,10 +59,33 @@ func (n *Network) arrival(from, to netip.Addr) time.Duration {
 	return delay
 }
 
-// change wakes who waits; s.mu is held.
+// gate is where goroutines wait for a change of what a mutex guards, which is held for all but the waiting itself.
+type gate struct {
+	waiting int
+	next    chan struct{} // closed when it opens
+}
+
+func (g *gate) enter() <-chan struct{} {
+	if g.next == nil {
+		g.next = make(chan struct{})
+	}
+	g.waiting++
+	return g.next
+}
+
+func (g *gate) leave() { g.waiting-- }
+
+func (g *gate) open() {
+	if g.waiting > 0 && g.next != nil { // whoever has been let out may not have left yet
+		close(g.next)
+		g.next = nil
+	}
+}
+
+// change wakes everybody who waits; s.mu is held.
 func (s *stream) change() {
-	close(s.changed)
-	s.changed = make(chan struct{})
+	s.toRead.open()
+	s.toWrite.open()
 }
 
 func (s *stream) write(b []byte) (int, error) {
@@ -85,21 +111,25 @@ func (s *stream) write(b []byte) (int, error) {
 			s.last = at
 			s.segments = append(s.segments, segment{append([]byte(nil), b...), at})
 			s.held += len(b)
-			s.change()
+			if len(s.segments) == 1 {
+				s.arrives.Reset(time.Until(at))
+			}
 			s.mu.Unlock()
 			return len(b), nil
 		}
-		changed, until := s.changed, s.writeBy
+		changed, until := s.toWrite.enter(), s.writeBy
 		s.mu.Unlock()
-		waitChange(changed, until)
+		waitChange(changed, nil, until)
+		s.mu.Lock()
+		s.toWrite.leave()
+		s.mu.Unlock()
 	}
 }
 
 func (s *stream) read(b []byte) (int, error) {
 	for {
 		s.mu.Lock()
-		now, until := time.Now(), s.readBy
-		ready := len(s.segments) > 0 && !s.stalled && !s.segments[0].at.After(now)
+		ready := len(s.segments) > 0 && !s.stalled && !s.segments[0].at.After(time.Now())
 		switch {
 		case expired(s.readBy):
 			s.mu.Unlock()
@@ -110,6 +140,9 @@ func (s *stream) read(b []byte) (int, error) {
 			head.data = head.data[n:]
 			if len(head.data) == 0 {
 				s.segments = s.segments[1:]
+				if len(s.segments) > 0 {
+					s.arrives.Reset(time.Until(s.segments[0].at))
+				}
 			}
 			s.held -= n
 			s.change()
@@ -121,28 +154,30 @@ func (s *stream) read(b []byte) (int, error) {
 		case s.ended && len(s.segments) == 0 && !s.stalled:
 			s.mu.Unlock()
 			return 0, io.EOF
-		case len(s.segments) > 0 && !s.stalled && (until.IsZero() || s.segments[0].at.Before(until)):
-			until = s.segments[0].at
 		}
-		changed := s.changed
+		changed, until := s.toRead.enter(), s.readBy
 		s.mu.Unlock()
-		waitChange(changed, until)
+		waitChange(changed, s.arrives.C, until)
+		s.mu.Lock()
+		s.toRead.leave()
+		s.mu.Unlock()
 	}
 }
 
 func expired(deadline time.Time) bool { return !deadline.IsZero() && !time.Now().Before(deadline) }
 
-// waitChange returns at a change or at a moment, which may be zero for never.
-func waitChange(changed <-chan struct{}, until time.Time) {
-	if until.IsZero() {
-		<-changed
-		return
+// waitChange returns at a change, an arrival, or at a moment, which may be zero for never.
+func waitChange(changed <-chan struct{}, arrival <-chan time.Time, until time.Time) {
+	var late <-chan time.Time
+	if !until.IsZero() {
+		timer := time.NewTimer(time.Until(until))
+		defer timer.Stop()
+		late = timer.C
 	}
-	timer := time.NewTimer(time.Until(until))
-	defer timer.Stop()
 	select {
 	case <-changed:
-	case <-timer.C:
+	case <-arrival:
+	case <-late:
 	}
 }
 
@@ -221,7 +256,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
 	c.in.readBy = t
-	c.in.change()
+	c.in.toRead.open()
 	return nil
 }
 
@@ -229,6 +264,6 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
 	c.out.writeBy = t
-	c.out.change()
+	c.out.toWrite.open()
 	return nil
 }
