@@ -41,6 +41,8 @@ type Host struct {
 	// starting keeps starts of replicas apart; mu is never held while raft works,
 	// because raft's reports take it.
 	starting sync.Mutex
+	// calling is held, shared, during calls of dragonboat that it does not keep apart from its own end, and for good by that.
+	calling  sync.RWMutex
 	mu       sync.Mutex
 	closed   bool
 	replicas map[uint64]*replica
@@ -298,6 +300,7 @@ func (h *Host) stop() {
 		h.server.stop()
 	}
 	h.routes.close()
+	h.calling.Lock()
 	h.nh.Close()
 	h.loops.Wait()
 	faulty.close(h)

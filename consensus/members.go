@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/raftio"
 )
 
@@ -61,7 +62,8 @@ func (h *Host) ownerOf(shard, replica uint64) string {
 func (h *Host) readMembership(ctx context.Context, r *replica) (membership, error) {
 	ctx, cancel := context.WithTimeout(ctx, readAttempt)
 	defer cancel()
-	m, err := h.nh.SyncGetShardMembership(ctx, r.shard)
+	defer context.AfterFunc(h.ctx, cancel)()
+	m, err := inRaft(h, func() (*dragonboat.Membership, error) { return h.nh.SyncGetShardMembership(ctx, r.shard) })
 	if err != nil {
 		return membership{}, err
 	}

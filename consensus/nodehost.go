@@ -127,3 +127,14 @@ func followHostname(dir string) error {
 	}
 	return os.Rename(filepath.Join(dir, folders[0]), filepath.Join(dir, host))
 }
+
+// inRaft makes a call of dragonboat's that must not meet its end: NodeHost.Close takes away what reads and proposals use after they have
+// found it open. A call that waits has to end with the host's ctx. Error: ErrClosed, or the call's.
+func inRaft[T any](h *Host, call func() (T, error)) (T, error) {
+	if !h.calling.TryRLock() {
+		var none T
+		return none, ErrClosed
+	}
+	defer h.calling.RUnlock()
+	return call()
+}

@@ -124,7 +124,9 @@ func (h *Host) proposeHere(ctx context.Context, r *replica, cmd []byte) (store.R
 		}
 		was, changed = h.leaders.get(r.shard)
 	}
-	request, err := h.nh.Propose(h.nh.GetNoOPSession(r.shard), cmd, writeAttempt)
+	request, err := inRaft(h, func() (*dragonboat.RequestState, error) {
+		return h.nh.Propose(h.nh.GetNoOPSession(r.shard), cmd, writeAttempt)
+	})
 	if err != nil {
 		if errors.Is(err, dragonboat.ErrPayloadTooBig) {
 			return store.Result{}, fmt.Errorf("%w: %w", ErrTooLarge, err)

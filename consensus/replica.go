@@ -164,7 +164,7 @@ func (h *Host) awaitReady(ctx context.Context, r *replica) {
 // leader, because the old one's confirmation is lost.
 func (h *Host) confirm(ctx context.Context, r *replica) (store.View, error) {
 	was, changed := h.leaders.get(r.shard)
-	request, err := h.nh.ReadIndex(r.shard, readAttempt)
+	request, err := inRaft(h, func() (*dragonboat.RequestState, error) { return h.nh.ReadIndex(r.shard, readAttempt) })
 	if err != nil {
 		return store.View{}, err
 	}
