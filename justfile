@@ -26,6 +26,10 @@ sim *ARGS:
 soak *ARGS: build
     bin/peer sim soak {{ARGS}}
 
+# whole peers under virtual time, a fleet per CPU, for hours: --for 2h --seed N --virtual 5m; what fails leaves its log in soak-failures
+soak-fleet *ARGS:
+    bash hack/soak-fleet.sh {{ARGS}}
+
 # real processes under faults while clients record what they see; minutes, or --for 2h; --seed N repeats the faults (root)
 robustness *ARGS: build
     go run ./cli/robustness run {{ARGS}}

@@ -112,3 +112,9 @@ func Leased(h *Host, shard uint64) bool {
 	_, leased := h.leased(r)
 	return leased
 }
+
+// Applied is the index of the newest log entry that the shard's replica here has applied.
+func Applied(h *Host, shard uint64) uint64 {
+	r, _ := h.replica(shard)
+	return r.machine.Load().applied.Load()
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	gort "runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -185,26 +186,47 @@ func requireSame(t *testing.T, what string, got, want []seen) {
 	}
 }
 
-// Lists and watches of an idle cluster write nothing and give the same revision.
+// Lists and watches of an idle cluster write nothing and give the same revision, also where they come from peers without a replica, which
+// cannot know how far a shard is.
 func TestIdleReadsWriteNothing(t *testing.T) {
 	t.Parallel()
-	host := sharedHost(t, severalShards)
-	p := newPods(t, host, severalShards)
-	p.create(t, "a", "p")
-	first := listRevision(t, p)
-	w := watchAll(t, p, listRevision(t, p))
-	before := shardRevisions(host)
+	network := consensustest.NewNetwork()
+	var stores []*pods
+	var holder *consensus.Host
+	for i, peer := range []string{"peer-a", "peer-b", "peer-c"} {
+		host := network.Open(t, peer, t.TempDir(), func(c *consensus.Config) { c.DataShards = severalShards.shards })
+		if i == 0 {
+			consensustest.Found(t, host)
+			holder = host
+		}
+		stores = append(stores, newPods(t, host, severalShards, withPrefix("/idle")))
+	}
+	for i, p := range stores {
+		p.create(t, "a", "p-"+strconv.Itoa(i))
+	}
+	first := listRevision(t, stores[0])
+	var watches []watch.Interface
+	for _, p := range stores {
+		watches = append(watches, watchAll(t, p, first))
+	}
+	before := shardRevisions(holder)
 	for range 5 {
-		if again := listRevision(t, p); again != first {
-			t.Fatalf("an idle list is at %d, then at %d", first, again)
+		for i, p := range stores {
+			if again := listRevision(t, p); again != first {
+				t.Fatalf("an idle list is at %d, then through peer %d at %d", first, i, again)
+			}
+			watchAll(t, p, first).Stop()
 		}
 	}
-	select {
-	case event := <-w.ResultChan():
-		t.Errorf("event on an idle cluster: %v", event)
-	case <-time.After(2 * bookmarkPeriodInTests):
+	time.Sleep(2 * bookmarkPeriodInTests)
+	for i, w := range watches {
+		select {
+		case event := <-w.ResultChan():
+			t.Errorf("event on an idle cluster, through peer %d: %v", i, event)
+		default:
+		}
 	}
-	if after := shardRevisions(host); fmt.Sprint(after) != fmt.Sprint(before) {
+	if after := shardRevisions(holder); fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("the shards went from %v to %v", before, after)
 	}
 }
