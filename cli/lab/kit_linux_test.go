@@ -157,12 +157,29 @@ func (c *cluster) namespace(t *testing.T, name string) string {
 		if t.Failed() {
 			what, _ := c.try(ctx, "", tools.kubectl, "get", "all,endpointslices,events", "-n", name, "-o", "wide")
 			t.Logf("namespace %s:\n%s", name, what)
+			c.showFailed(ctx, t, name)
 		}
 		if _, err := c.try(ctx, "", tools.kubectl, "delete", "namespace", name, "--wait=false"); err != nil {
 			t.Error(err)
 		}
 	})
 	return name
+}
+
+// showFailed logs what ails pods that are not ready: how their containers ended, and what they said.
+func (c *cluster) showFailed(ctx context.Context, t *testing.T, namespace string) {
+	list, err := c.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return
+	}
+	for _, pod := range list.Items {
+		if ready(&pod) {
+			continue
+		}
+		now, _ := c.try(ctx, "", tools.kubectl, "logs", "-n", namespace, pod.Name, "--all-containers")
+		before, _ := c.try(ctx, "", tools.kubectl, "logs", "-n", namespace, pod.Name, "--all-containers", "--previous")
+		t.Logf("pod %s: %+v\nit says: %s\nand said before: %s", pod.Name, pod.Status.ContainerStatuses, now, before)
+	}
 }
 
 var errNotYet = errors.New("not yet")
