@@ -16,6 +16,7 @@ import (
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -89,7 +90,8 @@ func (e *Engine) refresh(ctx context.Context) error {
 }
 
 // reconcile brings one container to what is true; task is nil when containerd
-// has none.
+// listed none. The list may be older than the container's start: nothing is
+// concluded from what is not in it, or was no longer running then.
 func (e *Engine) reconcile(ctx context.Context, c *container, task *tasktypes.Process) {
 	if c.is(pods.StatusExited) {
 		return
@@ -98,14 +100,13 @@ func (e *Engine) reconcile(ctx context.Context, c *container, task *tasktypes.Pr
 	switch {
 	case err == nil:
 		c.mu.Lock()
-		c.taskGone = task == nil
 		if c.started.IsZero() {
 			c.started = end.ExitedAt
 		}
 		c.mu.Unlock()
 		e.finish(ctx, c, end)
-	case task != nil && task.Status == tasktypes.Status_STOPPED:
-		e.finish(ctx, c, exitrecord.Record{ID: c.ID, PID: task.Pid, Status: task.ExitStatus, ExitedAt: task.ExitedAt.AsTime()})
+	case task == nil && c.wasStarted(), task != nil && task.Status == tasktypes.Status_STOPPED:
+		e.askForEnd(ctx, c)
 	case task != nil && task.Status != tasktypes.Status_CREATED:
 		c.mu.Lock()
 		started := c.started
@@ -114,11 +115,26 @@ func (e *Engine) reconcile(ctx context.Context, c *container, task *tasktypes.Pr
 			started = c.CreatedAt // the peer died between start and its record
 		}
 		c.setStarted(started, int(task.Pid))
-	case task == nil && c.wasStarted():
-		c.mu.Lock()
-		c.taskGone = true
-		c.mu.Unlock()
+	}
+}
+
+// askForEnd asks containerd about a container that seems to have ended without
+// a record of it, while no verb works on it.
+func (e *Engine) askForEnd(ctx context.Context, c *container) {
+	c.verb.Lock()
+	defer c.verb.Unlock()
+	if c.is(pods.StatusExited) {
+		return
+	}
+	response, err := e.tasks.Get(ctx, &tasksapi.GetRequest{ContainerID: c.ID})
+	switch err := errgrpc.ToNative(err); {
+	case errdefs.IsNotFound(err):
 		e.finish(ctx, c, exitrecord.Record{ID: c.ID, Status: lostStatus, ExitedAt: time.Now(), Message: "the container's shim was lost"})
+	case err != nil:
+		e.logger.Warn("containerd does not say whether a container runs", "container", c.ID, "err", err)
+	case response.Process.Status == tasktypes.Status_STOPPED:
+		end := response.Process
+		e.finish(ctx, c, exitrecord.Record{ID: c.ID, PID: end.Pid, Status: end.ExitStatus, ExitedAt: end.ExitedAt.AsTime()})
 	}
 }
 

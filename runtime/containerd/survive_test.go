@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -239,5 +240,37 @@ func TestKilledShimIsAnExit(t *testing.T) {
 	}
 	if err := h.engine.RemoveSandbox(t.Context(), uid); err != nil {
 		t.Error(err)
+	}
+}
+
+// Stock is taken a second after every start of the peer, when pods that waited
+// for it start: what containerd listed before a container began says nothing
+// about it.
+func TestTakingStockWhileContainersStart(t *testing.T) {
+	h := newHost(t, nil)
+	uid := h.sandbox(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var taking sync.WaitGroup
+	for range 4 {
+		taking.Go(func() {
+			for ctx.Err() == nil {
+				if err := h.engine.TakeStock(ctx); err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	var started []pods.ContainerState
+	for attempt := range 30 {
+		spec := h.spec(uid, "sleep")
+		spec.Attempt = attempt
+		started = append(started, h.run(spec))
+	}
+	cancel()
+	taking.Wait()
+	for _, state := range started {
+		if now := h.state(state.ID); now.Status != pods.StatusRunning || now.PID != state.PID {
+			t.Errorf("attempt %d, started as process %d, is %s: %q", state.Attempt, state.PID, now.Status, now.Message)
+		}
 	}
 }
