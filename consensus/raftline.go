@@ -204,77 +204,69 @@ func (l *raftLine) write() {
 	}
 }
 
-// raftConn is one of dragonboat's connections on a line. dragonboat uses it from one goroutine.
+// raftConn is one of dragonboat's connections to a peer, on a line if there is one. dragonboat uses it from one goroutine.
+//
+// It never fails: what cannot be sent is lost, which raft allows for. dragonboat answers a failure with a silence towards that peer, on all
+// connections, of up to one and a half seconds by the wall clock. A peer that came back meanwhile would not hear of an election, and if the
+// clock is set back meanwhile, the silence lasts as long as it was ahead.
 type raftConn struct {
+	// find dials the peer, or joins the line to it.
+	find func() (*raftLine, error)
 	line *raftLine
-	sent time.Time
-	// again finds another line to the same peer.
-	again func() (*raftLine, error)
+	// failed is when the peer could not be dialled, zero if it was.
+	failed time.Time
+	log    *slog.Logger
 	// leases sees what leaves. Nil lets all pass.
 	leases *readLeases
 }
 
-func (c *raftConn) Close() { c.line.release() }
-
-// lineIdle is how long a connection has to have been silent to leave a line that has broken without a word.
-const lineIdle = 500 * time.Millisecond
-
-// SendMessageBatch tells of a line that has broken if something of this connection may have been lost just now. dragonboat sends nothing to
-// that peer, on any connection, for up to one and a half seconds then. That must not happen for a line that broke long ago: a follower has
-// nothing to say to another until their leader dies, and that would be the moment at which it finds out, after the other has come back.
-func (c *raftConn) SendMessageBatch(b raftpb.MessageBatch) error {
-	now := time.Now()
-	if now.Sub(c.sent) > lineIdle && c.line.broken() {
-		l, err := c.again()
-		if err != nil {
-			return err
-		}
+func (c *raftConn) Close() {
+	if c.line != nil {
 		c.line.release()
-		c.line = l
 	}
-	c.sent = now
-	if c.leases != nil {
-		if b = c.leases.sending(b); len(b.Requests) == 0 {
-			return nil
-		}
-	}
-	return c.line.send(frameBatch, &b)
 }
 
-func (c *raftConn) SendChunk(chunk raftpb.Chunk) error { return c.line.send(frameChunk, &chunk) }
-
-// redialEvery is how often a connection that raft waits for is tried.
+// redialEvery is how long a peer that could not be dialled is left alone.
 const redialEvery = 100 * time.Millisecond
+
+// usable finds a line that is not broken, another one if need be.
+func (c *raftConn) usable() bool {
+	if c.line != nil && !c.line.broken() {
+		return true
+	}
+	if !c.failed.IsZero() && time.Since(c.failed) < redialEvery {
+		return false
+	}
+	l, err := c.find()
+	if err != nil {
+		c.log.Debug("raft connection", "err", err)
+		c.failed = time.Now()
+		return false
+	}
+	if c.line != nil {
+		c.line.release()
+	}
+	c.line, c.failed = l, time.Time{}
+	return true
+}
+
+func (c *raftConn) SendMessageBatch(b raftpb.MessageBatch) error {
+	if c.leases != nil {
+		b = c.leases.sending(b)
+	}
+	if len(b.Requests) == 0 || !c.usable() {
+		return nil
+	}
+	if err := c.line.send(frameBatch, &b); err != nil {
+		c.log.Debug("raft messages are lost", "err", err)
+	}
+	return nil
+}
 
 // GetConnection is for messages, of many shards.
 func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
-	find := func() (*raftLine, error) { return t.line(ctx, target) }
-	l, err := find()
-	if err != nil {
-		return nil, err
-	}
-	return &raftConn{line: l, again: find, leases: t.leases}, nil
-}
-
-// line tries for a while before it gives up. dragonboat leaves a peer that could not be reached alone for up to one and a half seconds; one
-// that came back would not hear of an election meanwhile, and the next death would find no majority.
-func (t *transport) line(ctx context.Context, target string) (*raftLine, error) {
-	for begun := time.Now(); ; {
-		l, err := t.shared(ctx, target)
-		if err == nil {
-			return l, nil
-		}
-		if time.Since(begun) > raftWriteTimeout {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-t.ctx.Done():
-			return nil, err
-		case <-time.After(redialEvery):
-		}
-	}
+	find := func() (*raftLine, error) { return t.shared(ctx, target) }
+	return &raftConn{find: find, log: t.cfg.Logger, leases: t.leases}, nil
 }
 
 // shared is the peer's line, which is dialled if there is none.
@@ -309,13 +301,39 @@ func (t *transport) drop(target string, l *raftLine) {
 	}
 }
 
+// snapshotConn is a line for one snapshot. It never fails either: the rest of what cannot be sent is lost, and the leader finds out from the
+// follower, which goes on asking for what it lacks.
+type snapshotConn struct {
+	line *raftLine
+	log  *slog.Logger
+	lost bool
+}
+
+func (c *snapshotConn) Close() {
+	if c.line != nil {
+		c.line.release()
+	}
+}
+
+func (c *snapshotConn) SendChunk(chunk raftpb.Chunk) error {
+	if c.lost {
+		return nil
+	}
+	if err := c.line.send(frameChunk, &chunk); err != nil {
+		c.log.Warn("a snapshot could not be sent", "shard", chunk.ShardID, "replica", chunk.ReplicaID, "err", err)
+		c.lost = true
+	}
+	return nil
+}
+
 // GetSnapshotConnection gives every snapshot a line of its own, or it would hold up the others.
 func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (raftio.ISnapshotConnection, error) {
 	l := newRaftLine(t.cfg.Logger, func(*raftLine) {})
 	if err := l.dial(ctx, t.dialler(target)); err != nil {
-		return nil, err
+		t.cfg.Logger.Warn("a snapshot could not be sent", "peer", target, "err", err)
+		return &snapshotConn{log: t.cfg.Logger, lost: true}, nil
 	}
-	return &raftConn{line: l}, nil
+	return &snapshotConn{line: l, log: t.cfg.Logger}, nil
 }
 
 func (t *transport) dialler(target string) func(context.Context) (net.Conn, error) {

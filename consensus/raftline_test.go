@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -100,8 +99,8 @@ func TestConnectionsToAPeerShareALine(t *testing.T) {
 	})
 }
 
-// TestABrokenLineIsReplaced lets a write fail: every connection that has just sent something hears of it, one that has been silent goes on
-// with another line, and so does a new one.
+// TestABrokenLineIsReplaced lets a write fail: dragonboat, which would send nothing for a while, hears nothing of it, and what every
+// connection sends next goes out on one new line.
 func TestABrokenLineIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken, sound := newHeld(3), newHeld(3)
@@ -111,35 +110,33 @@ func TestABrokenLineIsReplaced(t *testing.T) {
 			next = next[1:]
 			return c, nil
 		})
-		one, other, silent := mustConnect(t, tr, "b"), mustConnect(t, tr, "b"), mustConnect(t, tr, "b")
-		send := func(c raftio.IConnection, want error) {
+		one, other := mustConnect(t, tr, "b"), mustConnect(t, tr, "b")
+		send := func(c raftio.IConnection) {
 			t.Helper()
-			if err := c.SendMessageBatch(batchFrom("a", 1)); !errors.Is(err, want) {
-				t.Errorf("got %v, want %v", err, want)
+			if err := c.SendMessageBatch(batchFrom("a", 1)); err != nil {
+				t.Error(err)
 			}
 		}
 		broken.letGo <- nil
-		send(silent, nil)
-		time.Sleep(lineIdle + 1)
-		broken.letGo <- nil
-		send(other, nil)
+		send(other)
 		broken.letGo <- io.ErrClosedPipe
-		send(one, io.ErrClosedPipe)
-		send(other, io.ErrClosedPipe)
-		again := mustConnect(t, tr, "b")
-		one.Close()
-		other.Close()
+		send(one)
 		for range 3 {
 			sound.letGo <- nil
 		}
-		send(again, nil)
-		send(silent, nil)
+		send(one)
+		send(other)
+		again := mustConnect(t, tr, "b")
+		send(again)
+		if broken.writes.Load() != 2 || sound.writes.Load() != 3 {
+			t.Errorf("%d messages to the broken line and %d to the sound one", broken.writes.Load(), sound.writes.Load())
+		}
 		if len(next) != 0 || len(tr.lines) != 1 || broken.closed.Load() == 0 {
 			t.Errorf("%d lines, %d connections were not needed, the broken one was closed %d times", len(tr.lines), len(next), broken.closed.Load())
 		}
-		mustConnect(t, tr, "b").Close()
-		again.Close()
-		silent.Close()
+		for _, c := range []raftio.IConnection{one, other, again} {
+			c.Close()
+		}
 		if sound.closed.Load() != 1 || len(tr.lines) != 0 {
 			t.Errorf("%d lines are left, the sound one was closed %d times", len(tr.lines), sound.closed.Load())
 		}
@@ -157,10 +154,14 @@ func TestALineEndsWithThePeer(t *testing.T) {
 			return c, nil
 		})
 		c := mustConnect(t, tr, "b")
+		before.letGo <- nil
+		if err := c.SendMessageBatch(batchFrom("a", 1)); err != nil {
+			t.Fatal(err)
+		}
 		before.Close() // by the other side
 		synctest.Wait()
 		after.letGo <- nil
-		if err := c.SendMessageBatch(batchFrom("a", 1)); err != nil || before.writes.Load() != 0 || after.writes.Load() != 1 {
+		if err := c.SendMessageBatch(batchFrom("a", 1)); err != nil || before.writes.Load() != 1 || after.writes.Load() != 1 {
 			t.Errorf("%v, %d messages to the peer that had gone and %d to the one that is there", err, before.writes.Load(), after.writes.Load())
 		}
 		c.Close()
@@ -201,30 +202,91 @@ func TestASlowReaderHoldsUpWhoSends(t *testing.T) {
 	})
 }
 
-// TestAFailedCallIsForgotten lets the first calls of a peer fail.
-func TestAFailedCallIsForgotten(t *testing.T) {
+// TestAPeerThatCannotBeReached is left alone for a moment after each call. dragonboat hears nothing of it: it would send nothing until some
+// time of day.
+func TestAPeerThatCannotBeReached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls := 0
+		calls, back := 0, newHeld(100)
 		tr := dialTransport(func(context.Context) (net.Conn, error) {
-			if calls++; calls < 3 {
+			if calls++; calls < 4 {
 				return nil, io.ErrUnexpectedEOF
 			}
-			return newHeld(0), nil
+			return back, nil
 		})
-		mustConnect(t, tr, "b").Close()
-		if calls != 3 || len(tr.lines) != 0 {
-			t.Errorf("%d calls, %d lines are left", calls, len(tr.lines))
+		c := mustConnect(t, tr, "b")
+		for range 35 {
+			back.letGo <- nil
+			if err := c.SendMessageBatch(batchFrom("a", 1)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(redialEvery / 10)
 		}
-		tr.cfg.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if calls != 4 || back.writes.Load() != 5 {
+			t.Errorf("%d calls, %d messages arrived; want 4 and 5", calls, back.writes.Load())
+		}
+		c.Close()
+		if len(tr.lines) != 0 {
+			t.Errorf("%d lines are left", len(tr.lines))
+		}
+	})
+}
+
+// TestACallThatNobodyAnswers ends with the transport, and leaves nothing.
+func TestACallThatNobodyAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := dialTransport(func(ctx context.Context) (net.Conn, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
-		}
-		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
+		})
+		ends, end := context.WithTimeout(t.Context(), time.Second)
+		defer end()
+		begun := time.Now()
 		for range 2 {
-			if _, err := tr.GetConnection(impatient, "b"); !errors.Is(err, context.DeadlineExceeded) || len(tr.lines) != 0 {
+			c, err := tr.GetConnection(ends, "b")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.SendMessageBatch(batchFrom("a", 1)); err != nil || len(tr.lines) != 0 {
 				t.Errorf("%v, %d lines are left", err, len(tr.lines))
 			}
+			c.Close()
+		}
+		if took := time.Since(begun); took != time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// TestASnapshotThatIsLost: neither a peer that is not there nor one that goes away in the middle of a snapshot makes raft's other messages
+// to it wait.
+func TestASnapshotThatIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		line := newHeld(2)
+		next := []net.Conn{nil, line}
+		tr := dialTransport(func(context.Context) (net.Conn, error) {
+			c := next[0]
+			next = next[1:]
+			if c == nil {
+				return nil, io.ErrUnexpectedEOF
+			}
+			return c, nil
+		})
+		line.letGo <- nil
+		line.letGo <- io.ErrClosedPipe
+		for range 2 {
+			c, err := tr.GetSnapshotConnection(t.Context(), "b")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 4 {
+				if err := c.SendChunk(raftpb.Chunk{ShardID: 1}); err != nil {
+					t.Error(err)
+				}
+			}
+			c.Close()
+		}
+		if line.writes.Load() != 2 || line.closed.Load() == 0 {
+			t.Errorf("%d chunks sent, closed %d times", line.writes.Load(), line.closed.Load())
 		}
 	})
 }

@@ -60,6 +60,7 @@ func TestClocks(t *testing.T) {
 			w.heeded(t, wrong)
 		})
 	}
+	t.Run("a peer dies while another's clock is ahead", w.deathWhileAhead)
 	for _, pod := range c.readyPods(t, soon, clockNamespaces[0], "app=db", 3) {
 		for _, old := range before {
 			if pod.Name == old.Name && pod.UID != old.UID {
@@ -185,6 +186,49 @@ func (w *writes) farOff(t *testing.T, wrong *Peer, ahead time.Duration) {
 		}
 		return nil
 	})
+}
+
+// deathWhileAhead lets a peer lose its connections to one that dies while its clock is ahead, and sets the clock right before the dead one
+// returns: nothing between the two may wait until the clock shows again what it showed then. Each of them leads shards that the other has
+// to hear of.
+func (w *writes) deathWhileAhead(t *testing.T) {
+	ahead, dies := w.c.Peers[2], w.c.Peers[1]
+	if err := ahead.SetClock(5 * time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	setRight(t, ahead)
+	if err := dies.KillProcess(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(8 * time.Second) // every connection is used, and lost, and tried again
+	if err := errors.Join(ahead.SetClock(0), dies.Start()); err != nil {
+		t.Fatal(err)
+	}
+	w.heeded(t, ahead)
+	awaitStatus(t, w.c.Peers[0], "all peers lead", func(s *admin.Status) error {
+		leads := map[string]int{}
+		for _, shard := range s.Shards {
+			leads[shard.Leader]++
+		}
+		if len(leads) < 3 {
+			return fmt.Errorf("they lead %v", leads)
+		}
+		return nil
+	})
+	w.write(t, w.c.Peers[0])
+	for i, asked := range w.c.Peers {
+		client, err := w.c.clientFor(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range w.confirmed {
+			ns, name, _ := strings.Cut(name, "/")
+			eventually(t, 10*time.Second, "the copy of "+asked.Name+" has "+ns+"/"+name, func(ctx context.Context) error {
+				_, err := client.CoreV1().ConfigMaps(ns).Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
+				return err
+			})
+		}
+	}
 }
 
 // heeded checks that a peer whose clock is right again takes part, and that all that was confirmed is there.
