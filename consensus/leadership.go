@@ -41,6 +41,15 @@ func (l *leaders) get(shard uint64) (raftio.LeaderInfo, <-chan struct{}) {
 	return s.info, s.changed
 }
 
+// term is that of the leader that is known, 0 without one.
+func (l *leaders) term(shard uint64) uint64 {
+	info, _ := l.get(shard)
+	if info.LeaderID == raftio.NoLeader {
+		return 0
+	}
+	return info.Term
+}
+
 // LeaderUpdated is dragonboat's report.
 func (l *leaders) LeaderUpdated(info raftio.LeaderInfo) {
 	l.mu.Lock()

@@ -45,11 +45,18 @@ func (p *powered) start(t *testing.T, n *consensustest.Network) {
 	})
 }
 
-// fail takes the power away: what is synced from now on is not.
-func (p *powered) fail() { p.fs.SetIgnoreSyncs(true) }
+// fail takes the power away: the others hear nothing more, and what is synced from now on is not.
+func (p *powered) fail(n *consensustest.Network, peers []*powered) {
+	for _, other := range peers {
+		if other != p {
+			n.Cut(p.name, other.name)
+		}
+	}
+	p.fs.SetIgnoreSyncs(true)
+}
 
-// restart ends what is left of the process and starts it on what the disk remembers.
-func (p *powered) restart(t *testing.T, n *consensustest.Network) {
+// end ends what is left of the process, and leaves what the disk remembers.
+func (p *powered) end(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := p.host.Shutdown(ctx); err != nil {
@@ -57,7 +64,6 @@ func (p *powered) restart(t *testing.T, n *consensustest.Network) {
 	}
 	p.fs.ResetToSyncedState()
 	p.fs.SetIgnoreSyncs(false)
-	p.start(t, n)
 }
 
 // TestAcknowledgedWritesSurvivePowerLoss takes the power from one or all of the hosts while clients write, again and again. Whatever was
@@ -86,11 +92,15 @@ func TestAcknowledgedWritesSurvivePowerLoss(t *testing.T) {
 				}
 				w.during(t, peers, 150*time.Millisecond, func() {
 					for _, p := range failing {
-						p.fail()
+						p.fail(network, peers)
 					}
 				})
 				for _, p := range failing {
-					p.restart(t, network)
+					p.end(t)
+				}
+				network.Heal()
+				for _, p := range failing {
+					p.start(t, network)
 				}
 				w.check(t, peers[round%voters].host)
 			}

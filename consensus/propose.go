@@ -93,7 +93,7 @@ func (h *Host) propose(ctx context.Context, shard uint64, cmd []byte) (res store
 		}
 		return err
 	}
-	err = h.reach(ctx, shard,
+	err = h.reachQuorum(ctx, shard,
 		func(ctx context.Context, r *replica) (err error) {
 			res, err = h.proposeHere(ctx, r, cmd)
 			return note(err)

@@ -42,11 +42,32 @@ func patient(ctx context.Context) (context.Context, context.CancelFunc) {
 // when ctx ends, or at once on any error that is not tryAgain. An attempt of local
 // bounds itself: mostly it is all there is, and a deadline in its ctx would be a
 // quarter of the CPU time that a read takes.
+//
+// The word of a local replica that is cut off from its leader will do: see reachQuorum.
 func (h *Host) reach(ctx context.Context, shard uint64,
 	local func(context.Context, *replica) error, remote func(context.Context, string) error,
 ) error {
+	return h.retry(ctx, shard, func(ctx context.Context, n int) error { return h.attempt(ctx, shard, n, local, remote) })
+}
+
+// reachQuorum is reach for a request that only the quorum can answer. It is led past
+// a local replica that has not answered such a request just before.
+func (h *Host) reachQuorum(ctx context.Context, shard uint64,
+	local func(context.Context, *replica) error, remote func(context.Context, string) error,
+) error {
+	here := func(ctx context.Context, r *replica) error { return h.noteAnswer(ctx, r, local) }
+	return h.retry(ctx, shard, func(ctx context.Context, n int) error {
+		if r, ok := h.replica(shard); ok && h.leadPast(r) {
+			n = pastLocal(n)
+		}
+		return h.attempt(ctx, shard, n, here, remote)
+	})
+}
+
+// retry makes attempts, which it counts, until one is answered.
+func (h *Host) retry(ctx context.Context, shard uint64, attempt func(ctx context.Context, n int) error) error {
 	changed := h.changed.wait()
-	err := h.attempt(ctx, shard, 0, local, remote)
+	err := attempt(ctx, 0)
 	if err == nil {
 		return nil
 	}
@@ -54,7 +75,7 @@ func (h *Host) reach(ctx context.Context, shard uint64,
 	defer cancel()
 	var last error
 	uncertain := false
-	for attempt := 1; err != nil; attempt++ {
+	for n := 1; err != nil; n++ {
 		var again *tryAgain
 		if !errors.As(err, &again) {
 			if uncertain && !errors.Is(err, ErrUnknownOutcome) { // whatever the last attempt says of itself, an earlier one may have taken effect
@@ -76,10 +97,10 @@ func (h *Host) reach(ctx context.Context, shard uint64,
 			}
 			return ErrClosed
 		case <-changed:
-		case <-time.After(backoff(attempt - 1)):
+		case <-time.After(backoff(n - 1)):
 		}
 		changed = h.changed.wait()
-		err = h.attempt(ctx, shard, attempt, local, remote)
+		err = attempt(ctx, n)
 	}
 	return nil
 }
@@ -111,7 +132,7 @@ func (h *Host) attempt(ctx context.Context, shard uint64, n int,
 		return ErrClosed
 	}
 	r, here := h.replica(shard)
-	if here && (n%3 != 2 || !r.ready.Load() && n < 2) {
+	if here && n%3 != 2 {
 		err := local(ctx, r)
 		if err != nil && n%3 == 0 {
 			h.routes.unhint(shard)
@@ -137,6 +158,28 @@ func (h *Host) attempt(ctx context.Context, shard uint64, n int,
 	var again *tryAgain
 	if errors.As(err, &again) {
 		h.routes.unhint(shard)
+	}
+	return err
+}
+
+// pastLocal is the number of the attempt that goes elsewhere where attempt n would go to the local replica.
+func pastLocal(n int) int { return 3*n + 2 }
+
+// leadPast tells whether a request is led past the replica.
+func (h *Host) leadPast(r *replica) bool {
+	return r.detour.set() && r.detour.taken(h.cfg.Elapsed(), h.leaders.term(r.shard))
+}
+
+// noteAnswer runs the request on the replica, and notes whether that answers.
+func (h *Host) noteAnswer(ctx context.Context, r *replica, local func(context.Context, *replica) error) error {
+	begun := h.cfg.Elapsed()
+	err := local(ctx, r)
+	var again *tryAgain
+	if errors.As(err, &again) {
+		now := h.cfg.Elapsed()
+		r.detour.begin(now, now-begun, h.leaders.term(r.shard))
+	} else {
+		r.detour.end()
 	}
 	return err
 }

@@ -12,7 +12,7 @@ import (
 // Get reads one key. at is the shard's revision that the answer shows. Errors:
 // ErrNoQuorum (linearizable only), ErrUnknownShard, ErrClosed.
 func (h *Host) Get(ctx context.Context, shard uint64, key string, level ReadLevel) (kv store.KV, found bool, at store.Revision, err error) {
-	err = h.reach(ctx, shard,
+	err = h.reachAt(level)(ctx, shard,
 		func(ctx context.Context, r *replica) error {
 			view, err := h.viewHere(ctx, r, level)
 			if err == nil {
@@ -32,7 +32,7 @@ func (h *Host) Get(ctx context.Context, shard uint64, key string, level ReadLeve
 // List reads a range of keys at one revision. Errors: ErrCompacted and ErrFuture
 // for At; those of Get.
 func (h *Host) List(ctx context.Context, shard uint64, opts ListOptions, level ReadLevel) (res ListResult, err error) {
-	err = h.reach(ctx, shard,
+	err = h.reachAt(level)(ctx, shard,
 		func(ctx context.Context, r *replica) (err error) {
 			res, err = h.listHere(ctx, r, opts, level)
 			return err
@@ -43,6 +43,14 @@ func (h *Host) List(ctx context.Context, shard uint64, opts ListOptions, level R
 		})
 	h.clock.observe(res.Revision)
 	return res, err
+}
+
+// reachAt is how a read at the level is carried out.
+func (h *Host) reachAt(level ReadLevel) reacher {
+	if level == Local {
+		return h.reach
+	}
+	return h.reachQuorum
 }
 
 func (h *Host) listHere(ctx context.Context, r *replica, opts ListOptions, level ReadLevel) (ListResult, error) {
@@ -140,8 +148,8 @@ func (h *Host) closeNow(ctx context.Context, shard uint64, upTo store.Revision) 
 	return res.Revision, h.awaitLocal(ctx, shard, res.Revision)
 }
 
-// awaitLocal waits until the local replica, if there is one, has applied the
-// revision: the barrier may have gone through another peer.
+// awaitLocal waits until the local replica, if there is one and it answers, has
+// applied the revision: the barrier may have gone through another peer.
 func (h *Host) awaitLocal(ctx context.Context, shard uint64, rev store.Revision) error {
 	for attempt := 0; ; attempt++ {
 		r, here := h.replica(shard)
@@ -152,13 +160,17 @@ func (h *Host) awaitLocal(ctx context.Context, shard uint64, rev store.Revision)
 			return nil
 		}
 		changed := h.changed.wait()
-		view, err := h.readIndex(ctx, r)
+		var view store.View
+		err := h.noteAnswer(ctx, r, func(ctx context.Context, r *replica) (err error) {
+			view, err = h.viewHere(ctx, r, Linearizable)
+			return err
+		})
 		switch {
 		case h.ctx.Err() != nil:
 			return ErrClosed
 		case ctx.Err() != nil:
 			return shardError(shard, ErrNoQuorum, err)
-		case err == nil && view.Revision() >= rev:
+		case err == nil && view.Revision() >= rev, r.detour.set():
 			return nil
 		}
 		// A replica that knows no leader is refused at once, and would be again and again; one that leads by a lease answers at once, also

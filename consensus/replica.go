@@ -39,6 +39,7 @@ type replica struct {
 	regrouped chan struct{}
 	reads     reads
 	lease     *readLease
+	detour    detour
 	cancel    context.CancelFunc
 }
 
