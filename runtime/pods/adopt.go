@@ -118,15 +118,33 @@ func (a *Agent) sweep(ctx context.Context) {
 		a.log.Warn("orphans cannot be listed", "err", err)
 	}
 	for uid := range orphans {
-		if a.worker(uid) != nil {
-			continue
-		}
-		if err := a.removeAll(ctx, uid); err != nil {
+		if err := a.sweepPod(ctx, uid); err != nil {
 			a.log.Warn("an orphan cannot be removed", "pod", uid, "err", err)
-			continue
 		}
-		a.log.Info("removed what an earlier life left", "pod", uid)
 	}
+}
+
+// sweepPod removes a pod's rests, unless it has been bound to this node meanwhile. If that happens now, its worker begins afterwards.
+func (a *Agent) sweepPod(ctx context.Context, uid types.UID) error {
+	a.mu.Lock()
+	if a.workers[uid] != nil {
+		a.mu.Unlock()
+		return nil
+	}
+	done := make(chan struct{})
+	a.sweeping[uid] = done
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		delete(a.sweeping, uid)
+		a.mu.Unlock()
+		close(done)
+	}()
+	if err := a.removeAll(ctx, uid); err != nil {
+		return err
+	}
+	a.log.Info("removed what an earlier life left", "pod", uid)
+	return nil
 }
 
 func (a *Agent) orphans(ctx context.Context) (map[types.UID]bool, error) {

@@ -38,10 +38,12 @@ type Agent struct {
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
 	workers map[types.UID]*worker
-	gone    map[types.UID]time.Time
-	synced  bool // Set was called: what nobody asked for is an orphan
-	fence   fence
-	running sync.WaitGroup
+	// sweeping are pods whose rests are being removed; each channel closes with the end of it.
+	sweeping map[types.UID]chan struct{}
+	gone     map[types.UID]time.Time
+	synced   bool // Set was called: what nobody asked for is an orphan
+	fence    fence
+	running  sync.WaitGroup
 }
 
 // fence is the selection of pods that must not start containers now.
@@ -84,7 +86,7 @@ func New(cfg Config) (*Agent, error) {
 		prober:  prober{dial: cfg.Dial, exec: cfg.Engine.Exec},
 		starts:  make(chan struct{}, orCount(cfg.StartConcurrency, 8)),
 		pulls:   make(chan struct{}, orCount(cfg.PullConcurrency, 4)),
-		workers: map[types.UID]*worker{}, gone: map[types.UID]time.Time{},
+		workers: map[types.UID]*worker{}, sweeping: map[types.UID]chan struct{}{}, gone: map[types.UID]time.Time{},
 	}, nil
 }
 
@@ -146,7 +148,11 @@ func (a *Agent) launch(w *worker) {
 	}
 	w.launched = true
 	ctx := a.ctx
+	swept := a.sweeping[w.uid]
 	a.running.Go(func() {
+		if swept != nil {
+			<-swept // what would be made now would be removed with the rests
+		}
 		if w.run(ctx) {
 			a.forget(w)
 		}

@@ -175,6 +175,35 @@ func TestOrphansAreSwept(t *testing.T) {
 	})
 }
 
+// A pod is bound to this node while its rests are being removed: nothing of its new life may go with them.
+func TestAPodThatComesBackDuringTheSweep(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		pod := newPod("back")
+		r.engine.Removal = 5 * time.Second
+		r.start()
+		after(time.Second)
+		if _, err := r.engine.CreateSandbox(t.Context(), pods.SandboxSpec{PodUID: string(pod.UID), Name: pod.Name}); err != nil {
+			t.Fatal(err)
+		}
+		r.agent.Set(nil)
+		after(time.Second) // the removal is under way
+		r.agent.Upsert(pod)
+		after(30 * time.Second)
+		if running := r.engine.RunningPods(); len(running) != 1 {
+			t.Errorf("%v run", running)
+		}
+		made := 0
+		for _, call := range r.engine.Calls() {
+			if strings.HasPrefix(call, "create-sandbox") {
+				made++
+			}
+		}
+		if made != 2 {
+			t.Errorf("calls %v", r.engine.Calls())
+		}
+	})
+}
+
 func TestFenceStopsOnlyWhatNeedsIdentity(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.start()

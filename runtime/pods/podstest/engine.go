@@ -35,6 +35,8 @@ type Engine struct {
 	Dial func(ctx context.Context, podUID, network, address string) (net.Conn, error)
 	// Latency of every verb.
 	Latency time.Duration
+	// Removal is how much longer the removal of a sandbox takes.
+	Removal time.Duration
 	// Memory is what MemoryRoom returns.
 	Memory pods.MemoryRoom
 	// PullErr fails pulls of a reference when it returns an error.
@@ -147,6 +149,7 @@ func (e *Engine) RemoveSandbox(ctx context.Context, podUID string) error {
 	if err := e.enter(ctx, "remove-sandbox "+podUID); err != nil {
 		return err
 	}
+	time.Sleep(e.Removal)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for id, c := range e.containers {
