@@ -201,6 +201,19 @@ func (d *disk) put(r diskReplica) error {
 	})
 }
 
+// amend changes what is recorded of a replica, unless it has been dropped: whoever looked at the records before must not bring one back.
+func (d *disk) amend(shard, replica uint64, alter func(*diskReplica)) (found bool, err error) {
+	err = d.change(func(s *diskState) {
+		for i, r := range s.Replicas {
+			if r.Shard == shard && r.Replica == replica {
+				found = true
+				alter(&s.Replicas[i])
+			}
+		}
+	})
+	return found, err
+}
+
 // drop forgets a replica whose data are deleted.
 func (d *disk) drop(shard, replica uint64) error {
 	return d.change(func(s *diskState) {

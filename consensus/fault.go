@@ -185,14 +185,13 @@ func (h *Host) contain(f Fault) {
 
 // quarantine leaves a replica stopped, over restarts, until it is replaced.
 func (h *Host) quarantine(shard, replica uint64, why string) error {
-	for _, d := range h.disk.replicas() {
-		if d.Shard == shard && d.Replica == replica && !d.Removing {
+	_, err := h.disk.amend(shard, replica, func(d *diskReplica) {
+		if !d.Removing {
 			h.cfg.Logger.Error("replica quarantined", "shard", shard, "replica", replica, "why", why)
 			d.Quarantine = why
-			return h.disk.put(d)
 		}
-	}
-	return nil
+	})
+	return err
 }
 
 // fit says why the replica must not be started, "" if it may.

@@ -145,9 +145,8 @@ func (h *Host) purgeIfRemoved(ctx context.Context, d diskReplica) (gone bool, er
 		if !m.removed(d.Replica) || bugs.On(bugs.KeepRemoved) {
 			return false, nil
 		}
-		d.Removing = true
-		if err := h.disk.put(d); err != nil {
-			return false, err
+		if found, err := h.disk.amend(d.Shard, d.Replica, func(d *diskReplica) { d.Removing = true }); err != nil || !found {
+			return !found, err
 		}
 	}
 	if err := h.stopReplica(d.Shard, d.Replica); err != nil {

@@ -65,13 +65,14 @@ func (h *Host) askRemoved(ctx context.Context, d diskReplica, alive []string, do
 	return false
 }
 
-// expel marks a replica for deletion; reconcile carries it out.
+// expel marks a replica for deletion; reconcile carries it out, and may have done so while others were asked.
 func (h *Host) expel(d diskReplica) {
-	h.cfg.Logger.Warn("a replica was removed while this peer was away", "shard", d.Shard, "replica", d.Replica)
-	d.Removing = true
-	if err := h.disk.put(d); err != nil {
+	found, err := h.disk.amend(d.Shard, d.Replica, func(d *diskReplica) { d.Removing = true })
+	switch {
+	case err != nil:
 		h.cfg.Logger.Error("a removed replica cannot be marked", "shard", d.Shard, "err", err)
-		return
+	case found:
+		h.cfg.Logger.Warn("a replica was removed while this peer was away", "shard", d.Shard, "replica", d.Replica)
+		h.changed.broadcast()
 	}
-	h.changed.broadcast()
 }
