@@ -33,8 +33,8 @@ func (h *Host) Where(ctx context.Context, shard uint64) (ShardStatus, error) {
 	return known.completed(there), nil
 }
 
-// WhereAll answers Where for all shards, those left out that nobody answers for until ctx ends. Few peers are asked, each for all that it
-// knows.
+// WhereAll answers Where for all shards that this host knows of (all there are after ShardsRead), those left out that nobody answers for
+// until ctx ends. Few peers are asked, each for all that it knows.
 func (h *Host) WhereAll(ctx context.Context) map[uint64]ShardStatus {
 	open, found := map[uint64]ShardStatus{}, map[uint64]ShardStatus{}
 	take := func(answers ...ShardStatus) {

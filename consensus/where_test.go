@@ -1,6 +1,7 @@
 package consensus_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -12,6 +13,12 @@ import (
 func TestWhereAllAgreesWithWhere(t *testing.T) {
 	network, hosts, _ := trio(t, nil)
 	hosts["d"] = network.Open(t, "d", t.TempDir(), func(c *consensus.Config) { c.DataShards = 1 })
+	eventually(t, "d has read which shards there are", func() error {
+		if !hosts["d"].ShardsRead() {
+			return errors.New("it knows those only that others named")
+		}
+		return nil
+	})
 	mustPut(t, hosts["d"], 1, "n", "0") // it knows the way then
 	for name, h := range hosts {
 		all := h.WhereAll(within(t, patience))
